@@ -1,0 +1,3 @@
+from tljupyter.cli import main
+
+raise SystemExit(main())
