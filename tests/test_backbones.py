@@ -119,9 +119,9 @@ def test_stages_in_a_row_are_the_network(name, side, some_stages):
     assert backbone.shapes == tuple(tuple(value.shape[1:]) for value in values[1:])
     assert expected.shape == (2, backbone.features)
 
-    assert list(backbone.stage_names)[0] == "stem" and len(set(backbone.stage_names)) == len(stages)
-    assert [s for s in some_stages if s in backbone.stage_names] == some_stages
-    assert sorted(backbone.stage_names, key=backbone.stage_names.index) == list(backbone.stage_names)
+    assert len(set(backbone.stage_names)) == len(stages)
+    assert [name for name in backbone.stage_names if name in some_stages] == some_stages
+    assert backbone.stage_names[0] == "stem"
 
 
 @pytest.mark.parametrize(("name", "side", "some_stages"), NETWORKS)
@@ -608,6 +608,7 @@ print(backbone.weights_digest)
 """
 
 
+@slow
 def test_timm_without_a_network_uses_what_was_downloaded(no_network, tmp_path):
     model = timm.create_model("resnet10t", pretrained=False)
     repository = timm.get_pretrained_cfg("resnet10t").hf_hub_id.replace("/", "--")

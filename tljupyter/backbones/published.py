@@ -6,7 +6,7 @@ Docs: https://tljupyter.github.io/tljupyter/api/backbones/published.html.md"""
 
 # %% auto #0
 __all__ = ['Library', 'DATA_TAGS', 'torchvision_names', 'timm_names', 'resolve', 'Published', 'published', 'trained_on',
-           'timm_config']
+           'timm_config', 'count_parameters']
 
 # %% ../../nbs/api/backbones/published.ipynb #fd0fe898
 import dataclasses
@@ -158,3 +158,17 @@ def _of_timm(plain: str) -> Published:
 
 
 _PUBLISHED = {"tljupyter": _of_small, "torchvision": _of_torchvision, "timm": _of_timm}
+
+# %% ../../nbs/api/backbones/published.ipynb #01cbe096
+def count_parameters(
+    name: str,  # as in `resolve`
+) -> int:  # with the head
+    "Parameters of a network: as published, or counted by building it without values."
+    library, plain = resolve(name)
+    known = published(name).parameters
+    if known is not None:
+        return known
+    import timm
+
+    with torch.device("meta"):
+        return parameter_count(timm.create_model(plain, pretrained=False))

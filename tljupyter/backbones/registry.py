@@ -44,7 +44,7 @@ class BackboneInfo:
 
     name: str
     library: Library
-    parameters: int | None  # with the head; None where the library does not say
+    parameters: int | None  # with the head; None where the library does not say: `count_parameters` finds out
     input_size: tuple[int, int]  # height and width that the weights were trained with
     licence: str  # of the weights
     trained_on: str
@@ -246,6 +246,8 @@ def assemble(
     backbone = Backbone(name, cut(network), spec, weights_source, licence, trained_on)
     try:
         shape = backbone.shapes[-1]
+    except Refusal:
+        raise
     except (RuntimeError, AssertionError, ValueError) as error:
         raise Refusal(_wrong_size(backbone)) from error
     if len(shape) != 1:

@@ -90,9 +90,9 @@ def trace(
     try:
         graph = _Tracer(opened).follow(network)
     except Exception as error:  # torch.fx meets any error that the network's own code raises on a stand-in
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).partition(".")[0] or type(error).__name__
         raise Refusal(
-            f"{type(network).__name__} cannot be cut into stages: its forward() decides by values of the data ({reason})."
+            f"{type(network).__name__} cannot be cut into stages: torch.fx cannot follow it ({reason})."
         ) from error
     while largest := _next_to_open(network, opened, closed):
         try:

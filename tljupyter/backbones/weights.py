@@ -58,7 +58,8 @@ def read_weights(
         content = reader(path)
     except pickle.UnpicklingError:
         raise MismatchedWeights(
-            f"{path}: holds more than tensors, and opening it could run code. Save its state dict as .safetensors."
+            f"{path}: is damaged or holds more than tensors, and then opening it could run code. "
+            "Save the state dict alone, best as .safetensors."
         ) from None
     except Exception as error:  # what is not a file of its kind fails in every way, an IndexError included
         raise MismatchedWeights(f"{path}: cannot be read as {path.suffix}: {_first_line(error)}") from None
@@ -102,7 +103,7 @@ def fill(
     weights: Mapping[str, torch.Tensor],
     head: Sequence[str],  # parts of the published network that are left out
     place: str,  # where the weights come from, for the message
-) -> str:  # digest of the weights that were taken
+) -> dict[str, torch.Tensor]:  # the weights that were taken
     "Puts weights into a network: all that its stages use, or none. Refuses those of another architecture."
     wanted = {name: value for stage in cut(network) for name, value in stage.module.state_dict().items()}
     known = {*network.state_dict(), *(name for name, _ in network.named_buffers())}
@@ -122,7 +123,7 @@ def fill(
         )
     taken = {name: weights[name] for name in wanted if name in weights}
     network.load_state_dict(taken, strict=False)
-    return state_digest(taken)
+    return taken
 
 
 def _first(names: Sequence[str], count: int = 3) -> str:
@@ -309,8 +310,8 @@ def load_backbone(
     found = _local(local, name, settings)
     network, head = build(found.name)
     set_size(found.name, network, published(found.name).input.size, found.input.size)
-    digest = fill(network, read_weights(found.path), head, str(found.path))
-    if found.digest and digest != found.digest:
+    taken = fill(network, read_weights(found.path), head, str(found.path))
+    if found.digest and state_digest(taken) != found.digest:
         raise MismatchedWeights(f"{found.path}: not the weights that were saved: their digest is another.")
     return _at(found, network, input_size)
 
