@@ -66,6 +66,15 @@ def _allowed(
     return tag in ("img", "source") and name in ("alt", "width", "height", "media")
 
 
+class _Styles(CSSSanitizer):
+    "Style attributes without functions that could load a file, and without escapes that could hide one."
+
+    def sanitize_css(self, style: str) -> str:
+        "What may stay of a style; nothing where it could load."
+        kept = super().sanitize_css(style)
+        return "" if re.search(r"\\|(url|src|image|image-set|cross-fade)\s*\(", kept, re.IGNORECASE) else kept
+
+
 @functools.cache
 def _cleaner() -> Cleaner:
     "The list, made once."
@@ -73,16 +82,17 @@ def _cleaner() -> Cleaner:
         tags=_TEXT | _DRAWING,
         attributes=_allowed,
         protocols={"http", "https", "mailto", "data"},
-        css_sanitizer=CSSSanitizer(_STYLES),
+        css_sanitizer=_Styles(_STYLES),
         strip=True,
     )
 
 # %% ../../nbs/api/reports/clean.ipynb #4fae6fd7
 _UNREADABLE: Final = re.compile(r"<(style|script|template|noscript)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
+_EMPTY: Final = re.compile(r"<img\b(?![^>]*\ssrc=)[^>]*>")  # pictures whose address was not allowed
 
 
 def clean_html(
     html: str,  # from anywhere
 ) -> str:  # that neither acts nor loads
     "HTML reduced to what a report may hold."
-    return _cleaner().clean(_UNREADABLE.sub("", html))
+    return _EMPTY.sub("", _cleaner().clean(_UNREADABLE.sub("", html)))

@@ -137,7 +137,7 @@ def run_report(
         page, ending = _write_page(run, schema, ending)
         run.end(ending.state, message=ending.state, error=ending.error)
     if ending.refused:
-        raise Refusal(ending.error)
+        raise Refusal(f"{ending.error}\nWhat there is of the run: {run.path}")
     if out is None:
         keep_newest(settings.runs_dir, settings.keep_runs)
     return Report(run.path, page, run.status)

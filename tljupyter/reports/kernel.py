@@ -81,7 +81,7 @@ def _ending(
     if isinstance(error, PapermillExecutionError):
         return _cell_ending(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Ending("failed", f"the disk is full: {error.filename}", refused=True)
+        return Ending("failed", "the disk is full", refused=True)
     return Ending("failed", f"{type(error).__name__}: {error}")
 
 
@@ -95,7 +95,7 @@ def _cell_ending(
     if error.ename == "KeyboardInterrupt":
         return Ending("stopped")
     if error.ename == "OSError" and _FULL.search(message):
-        return Ending("failed", f"the disk is full: {message}", refused=True)
+        return Ending("failed", f"the disk is full ({message})", refused=True)
     trace = strip_ansi("\n".join(error.traceback)).splitlines()
     where = [line for line in trace if re.match(r"-+> *\d+ ", line)][-1:]  # the innermost line of code
     return Ending("failed", "\n".join([f"{error.ename}: {message}", *where]))
@@ -125,6 +125,7 @@ class Execution:
         self._template, self._parameters, self._notebook, self._log = template, parameters, notebook, log
         self._stopping = threading.Event()
         self._kernel: AsyncKernelManager | None = None
+        self._ended = threading.Event()  # an interrupt during Thread.join can make a living thread look dead
         self._ending = Ending("failed", "never started")
         self._thread = threading.Thread(target=self._work, name="execution", daemon=True)
 
@@ -137,8 +138,7 @@ class Execution:
         seconds: float,  # at most
     ) -> Ending | None:  # None while it is being executed
         "Wait for the end."
-        self._thread.join(seconds)
-        return None if self._thread.is_alive() else self._ending
+        return self._ending if self._ended.wait(seconds) else None
 
     def stop(self) -> None:
         "Interrupt the notebook, as the stop button does."
@@ -171,6 +171,7 @@ class Execution:
         except BaseException as problem:
             error = error or problem
         self._ending = _ending(error, self._stopping.is_set(), exit_code)
+        self._ended.set()
 
     def _execute(
         self,
