@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -348,6 +350,37 @@ def test_an_unwritable_cache_folder_does_not_stop_a_run(backbone, tmp_path):
     assert len(warned) == 1 and features.shape == (4, 1, 64)
 
 
+def test_a_full_disk_does_not_stop_a_run(cache):
+    code = """
+import resource, sys, warnings
+import numpy as np
+from test_features import POOL, Pictures, FeatureCache, Path, boundary_features, random_backbone
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # from here on, a larger file fails as on a full disk
+backbone, items = random_backbone("resnet20_cifar"), Pictures(20)
+with warnings.catch_warnings(record=True) as warned:
+    warnings.simplefilter("always")
+    found = boundary_features(backbone, items, POOL, cache=FeatureCache(Path(sys.argv[1])), batch_size=8)
+assert ["not kept on disk" in str(w.message) for w in warned] == [True], warned
+assert np.array_equal(found, boundary_features(backbone, items, POOL, batch_size=8))
+"""
+    run_here(code, cache.folder)
+    assert not list(cache.folder.rglob("*.npy*"))
+
+
+def test_left_overs_of_a_killed_process_are_swept_away(tmp_path):
+    cache, key = FeatureCache(tmp_path, max_bytes=3_000), FeatureKey("n", "c", "p", "e")
+    cache.put(key, ["a"], np.ones((1, 500), np.float32))
+    (path,) = segments(cache)
+    old = [path.with_name("old.npy.partial"), path.with_name("old.npy")]
+    for left in (*old, path.with_name("new.npy.partial")):
+        left.write_bytes(b"half")
+    for left in old:
+        os.utime(left, (0, 0))
+    cache.put(key, ["b"], np.ones((1, 500), np.float32))
+    assert not any(left.exists() for left in old) and path.with_name("new.npy.partial").exists()
+    assert set(cache.find(key, "ab")) == {"b"}
+
+
 def test_estimates_are_exact(backbone, cache):
     for boundary, dtype in ((POOL, "float32"), (2, "float16"), (0, "float32")):
         found = boundary_features(backbone, Pictures(3), boundary, dtype=dtype, cache=cache)
@@ -416,7 +449,7 @@ for repeat in range(4):
     files = [(tmp_path / f"ready{i}", tmp_path / "go", tmp_path / f"out{i}") for i in range(2)]
     running = [subprocess.Popen([*command, *paths], cwd=Path(__file__).parent) for paths in files]
     while not all(ready.exists() for ready, _, _ in files) and all(r.poll() is None for r in running):
-        pass
+        time.sleep(0.01)
     (tmp_path / "go").touch()
     assert [process.wait(timeout=300) for process in running] == [0, 0]
     items = Pictures(90)
@@ -608,3 +641,18 @@ from test_features import network_digest, random_backbone
 assert network_digest(random_backbone("resnet20_cifar", seed=3).prefix(3)) == "{network_digest(backbone.prefix(3))}"
 """
     run_here(code)
+
+
+# The benchmarks
+
+
+def test_the_bench_prints_one_object():
+    command = [sys.executable, "-m", "tests.bench", "import_time", "--json"]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=300
+    )
+    report = json.loads(done.stdout)
+    assert report["command"].endswith("tests.bench import_time --json") and report["tljupyter"]
+    rows = report["benchmarks"]["import_time"]
+    assert done.returncode == (0 if all(row["met"] for row in rows) else 1)
+    assert [row["target"] for row in rows] == ["at most 0.3 s", "at most 0"]

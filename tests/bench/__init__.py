@@ -35,8 +35,8 @@ class Row:
     @property
     def target(self) -> str:
         if self.at_least is not None:
-            return f"at least {self.at_least:g} {self.unit}"
-        return "" if self.at_most is None else f"at most {self.at_most:g} {self.unit}"
+            return f"at least {self.at_least:g} {self.unit}".strip()
+        return "" if self.at_most is None else f"at most {self.at_most:g} {self.unit}".strip()
 
     @property
     def met(self) -> bool | None:
@@ -46,4 +46,4 @@ class Row:
         return None if self.at_most is None else self.value <= self.at_most
 
     def to_dict(self) -> dict[str, object]:
-        return asdict(self) | {"target": self.target, "met": self.met}
+        return asdict(self) | {"value": float(f"{self.value:.4g}"), "target": self.target, "met": self.met}

@@ -130,9 +130,7 @@ class FeatureCache:
                 break
             try:
                 hits = _read_segment(index, key, wanted)
-            except FileNotFoundError:  # evicted by another process a moment ago
-                continue
-            except (OSError, ValueError, EOFError):
+            except (OSError, ValueError, EOFError):  # damaged, or evicted a moment ago
                 _remove(index.with_suffix(".npy"))
                 continue
             if hits:
