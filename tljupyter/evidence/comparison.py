@@ -20,7 +20,7 @@ import pandas as pd
 from ..domains.domain import Domain
 from ..domains.draws import few_shot_draw, folds
 from .arms import Arm, Headline, Hyperparameters
-from .results import check_headline, chosen_trial, results_from_predictions
+from .results import COLUMNS, check_headline, chosen_trial, results_from_predictions
 from ..measures.thresholds import decide, threshold_from_scores
 from ..refusals import ImpossibleSplit, Refusal
 
@@ -206,7 +206,7 @@ def _rows(
     rows["threshold"] = threshold
     for code in range(probabilities.shape[1]):
         rows[f"p_{code}"] = probabilities[:, code]
-    return rows
+    return rows[[*COLUMNS, *(column for column in rows if column.startswith("p_"))]]
 
 
 def _threshold(estimator: Any, labels: np.ndarray, classes: int) -> float:
