@@ -51,7 +51,7 @@ class ArrayItems:
     def __len__(self) -> int:
         return len(self.array)
 
-    def __getitem__(self, i: int) -> np.ndarray:
+    def __getitem__(self, i: int) -> Any:
         return self.array[i]
 
     def digest(self, i: int) -> str:
@@ -111,9 +111,21 @@ class Domain:
                 )
         if self.splits is not None and (unknown := sorted(set(self.splits) - set(SPLITS))):
             raise Refusal(f'{self.name}: unknown split "{unknown[0]}"; use train, valid, test or nothing.')
-        if self.target == "classes" and len(self) and int(self.labels.max()) >= len(self.classes):
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        "Refuse codes without a class, tables that are not of 0 and 1, and numbers that are none."
+        if self.target == "regression":
+            low, high = -np.inf, np.inf
+        else:
+            low, high = (-1, len(self.classes) - 1) if self.target == "classes" else (0, 1)
+        wrong = np.argwhere(~((self.labels >= low) & (self.labels <= high)))
+        if wrong.size:
+            value, name = self.labels[tuple(wrong[0])], self.names[wrong[0][0]]
+            raise Refusal(f"{self.name}: {name} has the label {value}; give values from {low} to {high}.")
+        if self.target == "multilabel" and self.labels.shape[1] != len(self.classes):
             raise Refusal(
-                f"{self.name}: class code {int(self.labels.max())}, but {len(self.classes)} class names."
+                f"{self.name}: {self.labels.shape[1]} label columns and {len(self.classes)} class names."
             )
 
     def __len__(self) -> int:
@@ -142,14 +154,17 @@ class Domain:
     ) -> "Domain":
         "Some items, in the given order; nothing is read."
         indices = np.asarray(indices, dtype=np.int64)
-        chosen = {
-            name: None if values is None else values[indices]
-            for name, values in (("groups", self.groups), ("splits", self.splits))
-        }
         items = TakenItems(self.items, indices)
         if isinstance(self.items, TakenItems):
             items = TakenItems(self.items.items, self.items.indices[indices])
-        return replace(self, items=items, labels=self.labels[indices], names=self.names[indices], **chosen)
+        return replace(
+            self,
+            items=items,
+            labels=self.labels[indices],
+            groups=None if self.groups is None else self.groups[indices],
+            splits=None if self.splits is None else self.splits[indices],
+            names=self.names[indices],
+        )
 
     def where(
         self,

@@ -10,6 +10,7 @@ __all__ = ['Severity', 'KINDS', 'Found', 'Finding', 'Repair', 'finding', 'right_
 
 # %% ../../nbs/api/domains/findings.ipynb #45058202
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -85,9 +86,8 @@ def right_spelling(
     counts = domain.counts()
     variants: dict[str, list[str]] = {}
     for name in domain.classes:
-        variants.setdefault("".join(name.casefold().replace("-", " ").replace("_", " ").split()), []).append(
-            name
-        )
+        plain = re.sub(r"(?<=[^\W\d])-(?=[^\W\d])|_", " ", name.casefold())  # a minus before a number stays
+        variants.setdefault(" ".join(plain.split()), []).append(name)
     shared = (names for names in variants.values() if len(names) > 1)
     return {name: max(names, key=lambda n: counts[n]).strip() for names in shared for name in names}
 
@@ -122,6 +122,8 @@ def typos(
             finding("label-typo", items, f"{typed} are typed differently but read alike", repair),
             Repair("label-typo", spelling=spelling),
         )
+    domain = respelt(domain, spelling)
+    counts = domain.counts()
     for rare, common in _near_misses(counts):
         items = domain.names[domain.labels == domain.classes.index(rare)]
         message = f'"{rare}" ({counts[rare]:,}) looks like a slip for "{common}" ({counts[common]:,}); correct it if it is'
@@ -131,9 +133,10 @@ def typos(
 def _near_misses(counts: dict[str, int]) -> Iterator[tuple[str, str]]:
     "Rare class names that are nearly those of common ones and contain no other number."
     for rare, common in ((a, b) for a in counts for b in counts if 0 < 10 * counts[a] <= counts[b]):
-        digits = [[c for c in name if c.isdigit()] for name in (rare, common)]
+        numbers = [re.findall(r"-?\d+", name) for name in (rare, common)]
         alike = difflib.SequenceMatcher(None, rare.casefold(), common.casefold()).ratio()
-        if 0.85 <= alike < 1 and digits[0] == digits[1]:
+        same_start = rare[:1].casefold() == common[:1].casefold()  # abnormal is no slip for normal
+        if 0.8 <= alike < 1 and numbers[0] == numbers[1] and same_start:
             yield rare, common
 
 # %% ../../nbs/api/domains/findings.ipynb #438d64db
