@@ -204,9 +204,9 @@ def _rows(
     rows["label"] = part.labels
     rows["predicted"] = decide(probabilities, threshold)
     rows["threshold"] = threshold
-    for code in range(probabilities.shape[1]):
-        rows[f"p_{code}"] = probabilities[:, code]
-    return rows[[*COLUMNS, *(column for column in rows if column.startswith("p_"))]]
+    names = [f"p_{code}" for code in range(probabilities.shape[1])]
+    rows[names] = probabilities
+    return rows[[*COLUMNS, *names]]
 
 
 def _threshold(estimator: Any, labels: np.ndarray, classes: int) -> float:
