@@ -316,6 +316,28 @@ def _chosen_trial(study: _Study, sink: Sink, arm: Arm, labels_per_class: int) ->
     return chosen_trial(rows)
 
 
+def _work_off(
+    study: _Study, sink: Sink, pieces: Sequence[tuple[int, int, Arm]], progress: Progress | None
+) -> None:
+    "Do the pieces that the sink does not have."
+    for done, (labels_per_class, draw, arm) in enumerate(pieces):
+        what = (
+            f"draw {draw + 1} of {study.preset.draws_of(arm)}"
+            if draw >= 0
+            else f"tuning {study.tuned(arm)} trials"
+        )
+        if progress:
+            progress(done, len(pieces), f"{arm.name}, {labels_per_class} labels a class, {what}")
+        key = (labels_per_class, draw, arm.name)
+        if not sink.has(key) and draw < 0:
+            sink.put(key, _tune(study, arm, labels_per_class, draw))
+        elif not sink.has(key):
+            trial = _chosen_trial(study, sink, arm, labels_per_class)
+            sink.put(key, _evaluate(study, arm, trial, labels_per_class, draw))
+    if progress:
+        progress(len(pieces), len(pieces), "all draws done")
+
+
 def compare(
     domain: Domain,  # with "train" (the pool of labels) and "test" items
     arms: Sequence[Arm],
@@ -337,20 +359,7 @@ def compare(
     kept, notes = possible_budgets(domain, budgets or preset.budgets, headline)
     study, sink = _Study(domain, preset, seed), sink or MemorySink()
     pieces = list(_pieces(study, arms, kept))
-    for done, (labels_per_class, draw, arm) in enumerate(pieces):
-        what = (
-            f"draw {draw + 1} of {preset.draws_of(arm)}" if draw >= 0 else f"tuning {study.tuned(arm)} trials"
-        )
-        if progress:
-            progress(done, len(pieces), f"{arm.name}, {labels_per_class} labels a class, {what}")
-        key = (labels_per_class, draw, arm.name)
-        if not sink.has(key) and draw < 0:
-            sink.put(key, _tune(study, arm, labels_per_class, draw))
-        elif not sink.has(key):
-            trial = _chosen_trial(study, sink, arm, labels_per_class)
-            sink.put(key, _evaluate(study, arm, trial, labels_per_class, draw))
-    if progress:
-        progress(len(pieces), len(pieces), "all draws done")
+    _work_off(study, sink, pieces, progress)
     predictions = pd.concat([sink.get((k, draw, arm.name)) for k, draw, arm in pieces], ignore_index=True)
     chosen = {(arm.name, k): arm.trials[_chosen_trial(study, sink, arm, k)] for arm in arms for k in kept}
     return Comparison(predictions, domain.classes, headline, margin, chosen, notes)

@@ -116,11 +116,7 @@ def _overfitting(test: _Scored, train: pd.DataFrame) -> _Scored:
 
 
 def _score_arm(
-    rows: pd.DataFrame,
-    train: pd.DataFrame | None,
-    held_out: HeldOut,
-    weights: np.ndarray,
-    classes: Sequence[str],
+    rows: pd.DataFrame, train: pd.DataFrame, held_out: HeldOut, weights: np.ndarray, classes: Sequence[str]
 ) -> dict[str, _Scored]:
     "Every metric of one arm at one budget."
     draws, cases = tuple(rows["draw"].unique().tolist()), len(held_out.labels)
@@ -139,9 +135,20 @@ def _score_arm(
             m.name: _Scored(draws, resampled_scores(m, held_out, predicted, probabilities, weights))
             for m in metrics
         }
-    if train is not None:
+    if len(train):
         scored[OVERFITTING_GAP] = _overfitting(scored["balanced_accuracy"], train)
     return scored
+
+
+def _score_budget(
+    predictions: pd.DataFrame, held_out: HeldOut, weights: np.ndarray, classes: Sequence[str]
+) -> dict[str, dict[str, _Scored]]:
+    "Every metric of every arm at one budget."
+    test, train = (predictions[predictions["part"] == part] for part in ("test", "train"))
+    return {
+        arm: _score_arm(test[test["arm"] == arm], train[train["arm"] == arm], held_out, weights, classes)
+        for arm in in_order(test["arm"])
+    }
 
 # %% ../../nbs/api/evidence/results.ipynb #ce187f5d
 def _plain(number: float) -> float | None:
@@ -326,18 +333,12 @@ def results_from_predictions(
     check_headline(headline, rows["arm"].unique().tolist(), budgets, classes)
     held_out = _held_out(rows)
     weights = held_out.weights(replicates, seed)
-    train = predictions[(predictions["part"] == "train") & (predictions["label"] >= 0)]
-    of_train = {key: frame for key, frame in train.groupby(["labels_per_class", "arm"])}
     arms: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
     for budget in budgets:
-        of_budget = rows[rows["labels_per_class"] == budget]
-        scored = {
-            arm: _score_arm(
-                of_budget[of_budget["arm"] == arm], of_train.get((budget, arm)), held_out, weights, classes
-            )
-            for arm in in_order(of_budget["arm"])
-        }
+        scored = _score_budget(
+            predictions[predictions["labels_per_class"] == budget], held_out, weights, classes
+        )
         arms += [_mean_entry(arm, name, budget, one) for arm in scored for name, one in scored[arm].items()]
         asked = _asked(scored, headline, budget)
         comparisons += _gain_entries(scored, asked, headline, margin, len(held_out.labels))
