@@ -54,16 +54,14 @@ def sketch(
 
 # %% ../../nbs/api/domains/copies.ipynb #a441a5a0
 FARTHEST = 60  # bits; the cropped copies of real films lie below it nearly always
-MOST_PAIRS = 20_000  # candidates that are looked at closely, the nearest first: bounds the time where all pictures are alike
+MOST_PAIRS = 20_000  # candidates that are looked at closely; bounds the time where all pictures are alike
 
 
 def candidates(
     hashes: np.ndarray,  # (n, windows, 256) bool
     block: int = 1000,  # pictures compared at once; memory grows with block * n
-) -> (
-    np.ndarray
-):  # (pairs, 3) int: a picture, another, the window of the other; nearest pairs first, each pair once
-    "Pairs of pictures whose hashes are near, at most `MOST_PAIRS` of them."
+) -> np.ndarray:  # (pairs, 3) int: a picture, another, and the window of the other
+    "Pairs of pictures whose hashes are near, the nearest first; at most `MOST_PAIRS` of them."
     signs, found = np.where(hashes, 1, -1).astype(np.float32), []
     for start in range(0, len(signs), block):
         whole = signs[start : start + block, 0]
@@ -114,9 +112,7 @@ def register(
     fixed: np.ndarray,  # (64, 64)
     moving: np.ndarray,  # (64, 64)
     edges: _Edges,  # first guess: the window of `moving` that `fixed` shows
-) -> (
-    np.ndarray
-):  # (4,) top, left, bottom, right of that window; slightly outside 0 to 1 where `fixed` shows more
+) -> np.ndarray:  # (4,) the window as it was found; outside 0 to 1 where `fixed` shows more
     "Find the window of one thumbnail that looks most like another."
     found, goal = np.array(edges, dtype=float), _centred(fixed).ravel()
     far = (np.arange(SIDE) + 0.5) / SIDE

@@ -87,9 +87,7 @@ class Domain:
 
     name: str
     items: Items
-    labels: (
-        np.ndarray
-    )  # (n,) int64 class codes, -1: unlabelled; or (n, c) int8, several classes an item; or (n,) float64
+    labels: np.ndarray  # (n,) int64 codes, -1: unlabelled; (n, c) int8 of 0 and 1; or (n,) float64
     classes: tuple[str, ...]  # names by code; empty for numbers
     groups: np.ndarray | None  # (n,) text: patient, machine, user
     splits: np.ndarray | None  # (n,) text, one of `SPLITS`

@@ -185,9 +185,7 @@ def folds(
     folds: int,  # at least 2
     seed: int = 0,
     classes: Sequence[str] | None = None,  # names for the message
-) -> list[
-    tuple[np.ndarray, np.ndarray]
-]:  # (fitted rows, held-out rows) of each fold; held-out rows cover all once
+) -> list[tuple[np.ndarray, np.ndarray]]:  # rows fitted on and rows held out, fold by fold
     "Cross-validation folds, stratified, with groups whole and every class in every fold."
     labels = _one_class_each(labels)
     own = _own_groups(groups, len(labels))

@@ -79,10 +79,10 @@ def finding(
 # %% ../../nbs/api/domains/findings.ipynb #1e434aaf
 def right_spelling(
     domain: Domain,
-) -> dict[
-    str, str
-]:  # class -> its right name, for classes that should be called otherwise or that share a name
+) -> dict[str, str]:  # class -> its right name, where several names are one class
     "Class names that are the same but for case, blanks, dashes and underscores."
+    if domain.target != "classes":
+        return {}
     counts = domain.counts()
     variants: dict[str, list[str]] = {}
     for name in domain.classes:

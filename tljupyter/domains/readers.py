@@ -269,6 +269,11 @@ def read_folder(
         raise Refusal(
             f'{folder}: has no labels.csv, so there is no column "{wanted}". Class folders give classes only.'
         )
+    return _read_class_folders(folder, unlabelled, name or folder.name, most_pixels)
+
+
+def _read_class_folders(folder: Path, unlabelled: bool, name: str, most_pixels: int) -> Domain:
+    "Images by the folders they are in."
     paths = _pictures(folder)
     sided = _has_sides(paths)
     labels = np.array([_part(path, int(sided)) for path in paths], dtype=str)
@@ -280,15 +285,7 @@ def read_folder(
     codes, classes = _class_codes(labels, _class_folders(folder, sided))
     splits = _sides(np.array([_part(path, 0) for path in paths]), str(folder)) if sided else None
     names = np.array([path.as_posix() for path in paths])
-    return Domain(
-        name or folder.name,
-        ImageFiles(folder, names.tolist(), most_pixels),
-        codes,
-        classes,
-        None,
-        splits,
-        names,
-    )
+    return Domain(name, ImageFiles(folder, names.tolist(), most_pixels), codes, classes, None, splits, names)
 
 
 def _shown(path: Path) -> bool:
