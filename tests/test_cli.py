@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from test_runs import fill, small_disk  # noqa: F401
 
 from tljupyter import __version__
@@ -130,7 +132,7 @@ def test_a_full_disk_is_bad_input_that_names_the_place(small_disk):  # noqa: F81
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_there_is_and_resume_goes_on(tmp_path):
-    process = begun(tmp_path / "out", "-p", "seconds=0.3", "-p", "draws=30")
+    process = begun(tmp_path / "out", "-p", "seconds=0.2", "-p", "draws=20")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     run = RunFolder.open(tmp_path / "out")
@@ -138,15 +140,15 @@ def test_ctrl_c_keeps_what_there_is_and_resume_goes_on(tmp_path):
     assert out.strip() == str(run.path / "report.html")
     assert "This run was stopped" in (run.path / "report.html").read_text()
     kept = run.predictions()["draw"].nunique()
-    assert 1 <= kept < 30
+    assert 1 <= kept < 20
     for option, code in (([], 2), (["--resume"], 0)):
         done = tljupyter(
-            "report", TINY, "--out", str(run.path), "-p", "seconds=0.3", "-p", "draws=30", *option
+            "report", TINY, "--out", str(run.path), "-p", "seconds=0.2", "-p", "draws=20", *option
         )
         assert done.returncode == code, done.stderr
-    assert run.predictions()["draw"].nunique() == 30
+    assert run.predictions()["draw"].nunique() == 20
     computed = re.search(r"(\d+) computed", (run.path / "run.log").read_text())
-    assert computed and int(computed[1]) <= 2 * (30 - kept) + 1
+    assert computed and int(computed[1]) <= 2 * (20 - kept) + 1
 
 
 @pytest.mark.slow
@@ -163,7 +165,7 @@ def test_a_notebook_that_will_not_stop_is_killed_by_a_second_ctrl_c(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_command_leaves_an_honest_folder_and_no_kernel(tmp_path):
-    process = begun(tmp_path / "out", "-p", "seconds=0.3", "-p", "draws=100")
+    process = begun(tmp_path / "out", "-p", "seconds=0.2", "-p", "draws=100")
     [kernel] = kernels_of(process)
     process.kill()
     process.wait()
@@ -174,9 +176,17 @@ def test_a_killed_command_leaves_an_honest_folder_and_no_kernel(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_batch_system_that_ends_a_job_gets_a_stopped_run(tmp_path):
+    process = begun(tmp_path / "out", "-p", "seconds=0.2", "-p", "draws=100")
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 1 and RunFolder.open(tmp_path / "out").status.state == "stopped"
+
+
+@pytest.mark.slow
 def test_a_second_report_into_the_same_folder_is_refused(tmp_path):
-    process = begun(tmp_path / "out", "-p", "seconds=0.3", "-p", "draws=100")
-    second = tljupyter("report", TINY, "--out", str(tmp_path / "out"), "-p", "seconds=0.3", "-p", "draws=100")
+    process = begun(tmp_path / "out", "-p", "seconds=0.2", "-p", "draws=100")
+    second = tljupyter("report", TINY, "--out", str(tmp_path / "out"), "-p", "seconds=0.2", "-p", "draws=100")
     assert second.returncode == 2 and "in use by another run" in second.stderr
     assert process.poll() is None and RunFolder.open(tmp_path / "out").status.state == "running"
     process.send_signal(signal.SIGINT)
@@ -207,3 +217,34 @@ def test_backbones_are_listed(capsys):
     assert {"resnet18", "resnet50"} <= names
     assert main(["backbones", "resnet18"]) == 0 and "11.7 M" in capsys.readouterr().out
     assert main(["backbones", "reznet*"]) == 2
+
+
+def films(folder: Path, *counts: int) -> Path:
+    "Class folders of noise."
+    for label, count in enumerate(counts):
+        (folder / f"class {label}").mkdir(parents=True)
+        for i in range(count):
+            noise = np.random.default_rng(100 * label + i).integers(0, 256, (40, 40), np.uint8)
+            Image.fromarray(noise).save(folder / f"class {label}" / f"{i}.png")
+    return folder
+
+
+def test_a_clean_folder_passes_the_check(tmp_path, capsys):
+    assert main(["check", str(films(tmp_path, 6, 7))]) == 0
+    assert "13 items, 13 kept (class 0: 6, class 1: 7)" in capsys.readouterr().out
+
+
+def test_what_is_only_left_out_does_not_stop(tmp_path, capsys):
+    (films(tmp_path, 6, 7) / "class 0" / "notes.jpg").write_text("not a picture")
+    assert main(["check", str(tmp_path), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["items"] == 14 and answer["classes"] == {"class 0": 6, "class 1": 7} and not answer["stops"]
+    [finding] = answer["findings"]
+    assert finding["kind"] == "unreadable" and "notes.jpg" in finding["names"][0]
+
+
+def test_what_stops_a_report_stops_the_check(tmp_path, capsys):
+    films(tmp_path, 6, 1)
+    assert main(["check", str(tmp_path)]) == 2
+    assert "stops" in capsys.readouterr().out
+    assert main(["check", str(tmp_path / "absent")]) == 2 and "absent" in capsys.readouterr().err

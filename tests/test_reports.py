@@ -91,7 +91,7 @@ def test_text_becomes_what_its_parameter_asks_for(schema, given, expected):
         ({"budgets": "5,ten"}, "whole numbers, such as 5,10; labels a class"),
         ({"budgets": [5, 2.5]}, "budgets"),
         ({"budgets": 5}, "budgets = 5"),
-        ({"seconds": "soon"}, "It takes a number; for every draw"),
+        ({"seconds": "soon"}, "It takes a number; for every piece"),
         ({"preset": "quik"}, 'Did you mean "quick"'),
         ({"preset": 1}, "one of quick, standard"),
         ({"class_name": 3}, "It takes text"),
@@ -122,6 +122,24 @@ def test_what_is_needed_is_asked_for(tmp_path):
     with pytest.raises(Refusal, match="needy needs data_dir: an existing folder; class folders"):
         needy.validate({})
     assert needy.json_schema()["required"] == ["data_dir"]
+
+
+def test_a_help_is_found_where_a_formatter_may_put_it():
+    wrapped = """size: Annotated[int, Ge(0)] = (
+    0  # pixels; 0: the size the backbone was trained at
+)
+classes: list[str] = [  # names
+    "a",
+    "b",
+]
+seed: int = 0
+"""
+    found = {parameter.name: parameter.help for parameter in parameters_of(wrapped)}
+    assert found == {
+        "size": "pixels; 0: the size the backbone was trained at",
+        "classes": "names",
+        "seed": "",
+    }
 
 
 @pytest.mark.parametrize(
@@ -156,9 +174,8 @@ def test_the_kit_has_templates_that_say_what_they_are():
     for schema in list_templates():
         assert schema.title and schema.summary and schema.takes_run_dir, schema.template
         assert find_template(schema.template).parent == template_folder()
-        assert all(parameter.help for parameter in schema.parameters), (
-            f"{schema.template}: a parameter without help"
-        )
+        unexplained = [parameter.name for parameter in schema.parameters if not parameter.help]
+        assert set(unexplained) <= {"seed"}, schema.template
 
 
 def test_an_installed_kit_finds_its_templates_inside(tmp_path):

@@ -11,6 +11,7 @@ __all__ = ['DONE', 'FAILED', 'BAD_INPUT', 'main']
 import argparse
 import contextlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -59,16 +60,16 @@ def _progress() -> Iterator[Callable[["Status"], None]]:
     if not console.is_terminal:
         yield _lines(console)
         return
-    shown = Progress(
-        BarColumn(24),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-        console=console,
-    )
-    with shown:
+    with _bars(console) as shown:
         task = shown.add_task("starting", total=1.0)
         yield lambda status: shown.update(task, completed=status.progress, description=status.message)
+
+
+def _bars(
+    console: Console,
+) -> Progress:
+    text = TextColumn("{task.description}", markup=False)
+    return Progress(BarColumn(24), TaskProgressColumn(), TimeElapsedColumn(), text, console=console)
 
 
 def _lines(
@@ -126,6 +127,18 @@ def _verdict(
     ]
 
 
+@contextlib.contextmanager
+def _interrupted_by(
+    number: signal.Signals,  # such as SIGTERM, which a batch system sends before it kills
+) -> Iterator[None]:
+    "Treat a signal like Ctrl-C, so that what was computed is kept."
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def _report(
     asked: argparse.Namespace,
 ) -> int:
@@ -133,7 +146,7 @@ def _report(
     from tljupyter.reports.execute import run_report
 
     parameters = _parameters(asked.parameters)
-    with _progress() as progress:
+    with _interrupted_by(signal.SIGTERM), _progress() as progress:
         report = run_report(asked.template, parameters, asked.out, progress=progress, resume=asked.resume)
     status, page = report.status, str(report.html) if report.html else None
     if asked.json:
@@ -205,16 +218,28 @@ def _backbones(
     return DONE
 
 # %% ../nbs/api/cli.ipynb #72c536c9
+@contextlib.contextmanager
+def _looking() -> Iterator[Callable[[int, int], None] | None]:
+    "A bar that counts items; nothing in a pipe."
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with _bars(console) as shown:
+        task = shown.add_task("looking at every item")
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
 def _check(
     asked: argparse.Namespace,
 ) -> int:
     "tljupyter check"
     from tljupyter.domains.gate import check
-
     from tljupyter.domains.readers import read_images
 
     domain = read_images(asked.folder)
-    found = check(domain)
+    with _looking() as progress:
+        found = check(domain, progress=progress)
     stops = any(finding.severity == "stops" for finding in found.findings)
     if asked.json:
         findings = [asdict(finding) for finding in found.findings]
@@ -226,7 +251,7 @@ def _check(
     print(f"{len(domain):,} items, {len(found.domain):,} kept ({classes})")
     if found.findings:
         rows = ([f.severity, f.kind, f.message, f.repair] for f in found.findings)
-        _print_table(["", "finding", "where", "what to do"], rows)
+        _print_table(["", "finding", "what was found", "repair"], rows)
     print("stops: a report on this data would be refused" if stops else "nothing stops a report")
     return BAD_INPUT if stops else DONE
 

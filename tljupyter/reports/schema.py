@@ -133,7 +133,8 @@ def parameters_of(
                     default = None if value is None else ast.literal_eval(value)
                 except ValueError as error:
                     raise ValueError(f"line {node.lineno}: {name}: {error}") from None
-                help_text = helps.get(node.end_lineno or node.lineno, "")
+                lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+                help_text = " ".join(helps[line] for line in lines if line in helps)
                 yield Parameter(name, ast.unparse(annotation), kind, words, default, value is None, help_text)
             case _:
                 raise ValueError(f"line {node.lineno} is not of the form `name: type = default  # help`")
