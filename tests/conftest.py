@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+# Threads that wait for work sleep instead of spinning: with several processes on few cores, spinning costs tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("MPLBACKEND", "agg")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # A test may be skipped for these reasons only; any other skip fails the run, so that nothing falls silent unnoticed.
@@ -64,7 +68,6 @@ def own_folders(tmp_path, monkeypatch):
     "No test writes into the user's cache or runs folder."
     monkeypatch.setenv("TLJUPYTER_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TLJUPYTER_RUNS_DIR", str(tmp_path / "runs"))
-    os.environ.setdefault("MPLBACKEND", "agg")
 
 
 def unexpected(report: pytest.TestReport) -> str | None:

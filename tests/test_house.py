@@ -12,7 +12,9 @@ from conftest import ROOT
 def loaded_by(statement: str) -> set[str]:
     "Names of the modules that a fresh interpreter holds after `statement`."
     code = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
-    return set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
+    return set(
+        json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    )
 
 
 @pytest.mark.parametrize("module", ["", ".refusals", ".settings", ".domains.domain", ".domains.gate", ".cli"])
@@ -29,6 +31,12 @@ def test_extras_are_the_documented_ones():
 
 
 def test_every_layer_is_a_room_that_exists():
-    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
-    rooms = {p.stem for p in (ROOT / "tljupyter").iterdir() if not p.name.startswith(("_", ".")) and p.suffix in ("", ".py")}
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0][
+        "layers"
+    ]
+    rooms = {
+        p.stem
+        for p in (ROOT / "tljupyter").iterdir()
+        if not p.name.startswith(("_", ".")) and p.suffix in ("", ".py")
+    }
     assert set(layers) == rooms - {"labext", "labextension", "templates"}

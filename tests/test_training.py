@@ -10,7 +10,17 @@ from torch import nn
 from tljupyter.backbones.weights import load_backbone
 from tljupyter.freezing import FreezePlan
 from tljupyter.refusals import Refusal
-from tljupyter.training import Network, Orders, Quiet, TrainingSpec, batches, class_weights, predict, rate_at, train
+from tljupyter.training import (
+    Network,
+    Orders,
+    Quiet,
+    TrainingSpec,
+    batches,
+    class_weights,
+    predict,
+    rate_at,
+    train,
+)
 
 
 class Pixels:
@@ -61,7 +71,9 @@ def test_frozen_stages_keep_weights_and_statistics(toy):
 def test_the_linear_probe_plan_asks_only_for_finished_features(toy):
     network, pixels, labels = toy
     inputs = Pixels(pixels, network.backbone)
-    history = train(network, FreezePlan.linear_probe(network.backbone), inputs, labels, TrainingSpec(epochs=2))
+    history = train(
+        network, FreezePlan.linear_probe(network.backbone), inputs, labels, TrainingSpec(epochs=2)
+    )
     last = len(network.backbone.stages)
     assert set(inputs.asked) == {last} == {int(row["boundary"]) for row in history}
 
@@ -141,7 +153,13 @@ def test_refusals_name_the_fix(toy):
     with pytest.raises(Refusal, match="26 images and 25 labels"):
         train(network, FreezePlan.all(network.backbone), Pixels(pixels), labels[:25], TrainingSpec())
     with pytest.raises(Refusal, match="learning_rate=1e\\+30"):
-        train(network, FreezePlan.all(network.backbone), Pixels(pixels), labels, TrainingSpec(learning_rate=1e30))
+        train(
+            network,
+            FreezePlan.all(network.backbone),
+            Pixels(pixels),
+            labels,
+            TrainingSpec(learning_rate=1e30),
+        )
     with pytest.raises(Refusal, match="epochs"):
         TrainingSpec(epochs=0)
 

@@ -31,7 +31,9 @@ def backbone():
 def digits(*classes) -> Domain:
     data = load_digits()
     keep = np.isin(data.target, classes)
-    return read_arrays((data.images[keep] / 16).astype(np.float32), [str(t) for t in data.target[keep]], name="digits")
+    return read_arrays(
+        (data.images[keep] / 16).astype(np.float32), [str(t) for t in data.target[keep]], name="digits"
+    )
 
 
 def few(domain, labels_per_class=4, seed=0):
@@ -43,9 +45,12 @@ ESTIMATORS = {
     "linear probe": lambda: LinearProbe(backbone()),
     "middle stage": lambda: LinearProbe(backbone(), stage=backbone().stage_names[0]),
     "fine-tuned": lambda: FineTuned(
-        backbone(), FreezePlan.all(backbone()), TrainingSpec(epochs=3), augmentations=Augmentations(("translate",))
+        backbone(),
+        FreezePlan.all(backbone()),
+        TrainingSpec(epochs=3),
+        augmentations=Augmentations(("translate",)),
     ),
-    "from scratch": lambda: FromScratch((ScratchNetwork(backbone(), 5), ScratchNetwork(backbone(), 6))),
+    "from scratch": lambda: FromScratch(ScratchNetwork(backbone(), 5)),
 }
 
 

@@ -49,12 +49,13 @@ def pretrain(
     network = transfer_structure(backbone, source.classes, spec.seed)
     inputs = DomainInputs(backbone, source.items, reading or Reading())
     history = train(network, FreezePlan.all(network.backbone), inputs, labels, spec, observer)
-    told = {
-        "weights_source": f"trained on {source.name}",
-        "trained_on": source.name,
-        "licence": source.licence or "unknown",
-    }
-    return replace(network, backbone=replace(network.backbone, **told)), history
+    trained = replace(
+        network.backbone,
+        weights_source=f"trained on {source.name}",
+        trained_on=source.name,
+        licence=source.licence or "unknown",
+    )
+    return replace(network, backbone=trained), history
 
 # %% ../../nbs/api/transfer/finetuning.ipynb #a1eb269e
 def set_head(
@@ -106,6 +107,7 @@ class FineTuned(ClassifierMixin, BaseEstimator):
         self, target: Domain, source: Domain | None = None, unlabelled: Domain | None = None
     ) -> "FineTuned":
         "Fine-tune on the labels of `target`; source and unlabelled items are not used."
+        class_codes(target, "fine-tuning")
         spec = replace(self.spec or TrainingSpec(), seed=self.random_state)
         self.network_ = transfer_structure(self.backbone, target.classes, self.random_state)
         plan = self.plan or FreezePlan.last(self.backbone, stages=2)
