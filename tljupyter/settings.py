@@ -10,10 +10,11 @@ __all__ = ['CHOICES', 'Settings', 'load_settings']
 # %% ../nbs/api/settings.ipynb #6902fdd6
 import configparser
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from platformdirs import user_cache_path, user_data_path
 
@@ -52,9 +53,13 @@ def _converted(
 ) -> object:  # of the setting's type
     "`value` as the type of the setting `name`."
     kind = {f.name: f.type for f in fields(Settings)}[name]
-    convert = {"int": int, "float": float, "Path": lambda v: Path(v).expanduser()}.get(_type_name(kind), str)
+    conversions: dict[str, Callable[[Any], Any]] = {
+        "int": int,
+        "float": float,
+        "Path": lambda v: Path(v).expanduser(),
+    }
     try:
-        converted = convert(value)
+        converted = conversions.get(_type_name(kind), str)(value)
     except (TypeError, ValueError):
         raise Refusal(f"{place}: {name} = {value!r} is not of type {_type_name(kind)}.") from None
     if name in CHOICES and converted not in CHOICES[name]:

@@ -180,7 +180,8 @@ class _Loop:
         self.labels = torch.as_tensor(labels, dtype=torch.long, device=spec.device)
         weights = class_weights(labels, len(network.classes)) if spec.balance else None
         self.loss = nn.CrossEntropyLoss(weights, label_smoothing=spec.label_smoothing).to(spec.device)
-        self.boundary = -1
+        self.boundary = -1  # no epoch has begun
+        self.trained: set[int] = set()  # identities of the parameters that the optimiser moves
 
     @property
     def steps(self) -> int:
@@ -318,7 +319,7 @@ def predict(
     parts = []
     for start in range(0, len(inputs), batch_size):
         rows = np.arange(start, min(start + batch_size, len(inputs)))
-        x = inputs.batch(boundary, rows, np.zeros(len(rows), dtype=int))
-        x = torch.as_tensor(np.ascontiguousarray(x), dtype=torch.float32, device=device)
+        features = inputs.batch(boundary, rows, np.zeros(len(rows), dtype=int))
+        x = torch.as_tensor(np.ascontiguousarray(features), dtype=torch.float32, device=device)
         parts.append(network.logits(x, boundary).softmax(1).cpu().numpy())
     return np.concatenate(parts)

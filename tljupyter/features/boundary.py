@@ -111,8 +111,8 @@ Done = TypeVar("Done")
 def in_order(
     function: Callable[[Task], Done],
     tasks: Iterable[Task],
-    threads: int = 2,
-    ahead: int = 64,  # results that may wait to be taken
+    threads: int,
+    ahead: int,  # results that may wait to be taken
 ) -> Iterator[Done]:
     "Results of `function` in the order of the tasks, computed by threads that run no further ahead than told."
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -159,7 +159,8 @@ class _Reader:
         self, work: Sequence[_Work], batch_size: int
     ) -> Iterator[tuple[list[tuple[int, str]], np.ndarray]]:
         "(view, digest) of each row, and the rows as one array."
-        prepared = in_order(self, work, ahead=2 * batch_size)
+        most = max((len(one.views) for one in work), default=1)
+        prepared = in_order(self, work, min(8, os.cpu_count() or 1), ahead=max(1, 2 * batch_size // most))
         names: list[tuple[int, str]] = []
         arrays: list[np.ndarray] = []
         for one, views in zip(work, prepared, strict=True):
@@ -174,8 +175,6 @@ class _Reader:
 
 # %% ../../nbs/api/features/boundary.ipynb #15928b1c
 BLOCK_ROWS, BLOCK_BYTES = 1024, 2**28  # a segment holds no more than this
-
-
 DTYPES = ("float32", "float16")
 
 
@@ -264,11 +263,8 @@ def _gathered(places: Sequence[dict[str, Place]], digests: Sequence[str], spill:
     "Rows of all views in the order of `digests`: the segment itself where that is possible, else a copy."
     found = [[place[digest] for digest in digests] for place in places]
     first, rows = found[0][0].segment, [place.row for place in found[0]]
-    if (
-        len(found) == 1
-        and all(p.segment is first for p in found[0])
-        and rows == list(range(rows[0], rows[0] + len(rows)))
-    ):
+    in_a_row = rows == list(range(rows[0], rows[0] + len(rows))) and all(p.segment is first for p in found[0])
+    if len(found) == 1 and in_a_row:
         gathered = first[rows[0] : rows[0] + len(rows), None]
     else:
         gathered = _room((len(digests), len(places), *first.shape[1:]), first.dtype, spill)
@@ -309,9 +305,9 @@ def boundary_features(
 ) -> np.ndarray:  # (len(indices), views, *shape at the boundary), read-only; memory-mapped where it can be
     "Output of the leading stages. Each distinct image is read, prepared and computed once, or not at all."
     _check(backbone, boundary, views, augmentations, dtype)
-    order = (
-        np.arange(len(items)) if indices is None else np.arange(len(items))[np.asarray(indices, dtype=int)]
-    )
+    order = np.arange(len(items))
+    if indices is not None:
+        order = order[np.asarray(indices, dtype=int)]
     if not len(order):
         return np.empty((0, views, *shape_at(backbone, boundary)), dtype)
     digests = [items.digest(int(index)) for index in order]

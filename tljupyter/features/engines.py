@@ -12,7 +12,6 @@ __all__ = ['ENGINES', 'Forward', 'PAYS_FROM', 'UnusableEngine', 'architecture_di
 # %% ../../nbs/api/features/engines.ipynb #bd21d7c9
 import hashlib
 import importlib.metadata
-import importlib.util
 import io
 import json
 import logging
@@ -211,7 +210,7 @@ def compile_prefix(
     try:
         with _silence():
             compiled = _jit(module, few) if engine == "jit" else _onnxruntime(module, few, folder)
-            return _checked(module, few, compiled)
+            return _checked(module, few, compiled, tolerance)
     except Exception as error:  # exporters fail in many ways; all mean the same here
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnusableEngine(
@@ -231,12 +230,14 @@ class EngineChoice:
     reason: str  # for the report
 
 
-def _usable(module: nn.Module, example: torch.Tensor, folder: Path | None) -> dict[str, Forward]:
-    "Every engine that can run the network here."
+def _usable(
+    module: nn.Module, example: torch.Tensor, tolerance: float, folder: Path | None
+) -> dict[str, Forward]:
+    "Every engine that can run the network here with equal outputs."
     forwards = {}
     for engine in ENGINES:
         with suppress(UnusableEngine):
-            forwards[engine] = compile_prefix(module, example, engine, folder)
+            forwards[engine] = compile_prefix(module, example, engine, folder, tolerance)
     return forwards
 
 
@@ -249,7 +250,7 @@ def choose_engine(
 ) -> EngineChoice:
     "The fastest engine with equal outputs; engines that are missing or fail are left out without a word."
     batch = example.cpu().numpy()
-    forwards = _usable(module, example, folder)
+    forwards = _usable(module, example, tolerance, folder)
     outputs = {engine: forward(batch) for engine, forward in forwards.items()}  # also warms them up
     error = {engine: difference(found, outputs["eager"]) for engine, found in outputs.items()}
     seconds = {engine: math.inf for engine in forwards if error[engine] <= tolerance}
@@ -264,9 +265,7 @@ def choose_engine(
     return EngineChoice(chosen, speed, error, f"measured on {len(batch)} images: {chosen} is the one to take")
 
 # %% ../../nbs/api/features/engines.ipynb #3117a402
-PAYS_FROM = (
-    2e12  # floating point operations: 550 images through ResNet-18 at 224 px, 1,200 through SqueezeNet
-)
+PAYS_FROM = 1e12  # floating point operations: 280 images through ResNet-18 at 224 px, 690 through SqueezeNet
 
 
 def operations_per_image(

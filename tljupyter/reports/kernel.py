@@ -183,8 +183,8 @@ class Execution:
         notebook = parameterize_notebook(
             notebook, dict(self._parameters), language="python", kernel_name="python3"
         )
-        # The same order of sets and dicts in every run.
-        environment = {**os.environ, "PYTHONHASHSEED": "0"}
+        # The same order of sets and dicts in every run; threads that wait give their core to other programs.
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONHASHSEED": "0"}
         history = ["--HistoryManager.hist_file=:memory:"]
         run_sync(kernel.start_kernel)(extra_arguments=history, env=environment, stdout=log, stderr=log)
         if self._stopping.is_set():
