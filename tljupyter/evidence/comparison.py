@@ -55,7 +55,7 @@ PRESETS: Mapping[str, Preset] = {
     preset.name: preset
     for preset in (
         Preset("quick", budgets=(5, 20), draws=3, network_draws=3, tuning_draws=1, trials=2),
-        Preset("standard", budgets=(5, 10, 20, 50), draws=20, network_draws=5, tuning_draws=2, trials=4),
+        Preset("standard", budgets=(5, 10, 20, 50), draws=20, network_draws=5, tuning_draws=1, trials=4),
         Preset("full", budgets=(5, 10, 20, 50), draws=20, network_draws=20, tuning_draws=3, trials=8),
     )
 }
@@ -245,13 +245,15 @@ def _out_of_fold(study: _Study, arm: Arm, trial: int, chosen: np.ndarray, draw: 
     "(n, classes) predictions for the cases of a tuning draw by models that did not see them; None where no folds fit."
     target, classes, seed = study.domain.take(chosen), len(study.domain.classes), study.estimator_seed(draw)
     units = chosen if target.groups is None else target.groups
-    count = min(3, *(len(np.unique(units[target.labels == code])) for code in np.unique(target.labels)))
+    most = 2 if arm.trains_network else 3  # a fold of a network costs minutes
+    count = min(most, *(len(np.unique(units[target.labels == code])) for code in np.unique(target.labels)))
     if count < 2:
         return None
-    estimator = arm.make(arm.trials[trial], seed)
-    estimator.fit(target)
-    if (held_out := getattr(estimator, "out_of_fold_", None)) is not None:
-        return np.asarray(held_out, dtype=float)
+    if not arm.trains_network:
+        estimator = arm.make(arm.trials[trial], seed)
+        estimator.fit(target)
+        if (held_out := getattr(estimator, "out_of_fold_", None)) is not None:
+            return np.asarray(held_out, dtype=float)
     given = np.full((len(target), classes), np.nan)
     for fitted, left_out in folds(target.labels, target.groups, count, seed):
         estimator = arm.make(arm.trials[trial], seed)
