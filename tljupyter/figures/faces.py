@@ -72,7 +72,34 @@ SHEET: Final = f"""
 .tl-face .tl-pair{{display:grid;grid-template-columns:1fr 1fr;gap:.4rem}}
 """
 TAGS: Final = frozenset(
-    ["style", "figure", "picture", "source", "img", "figcaption", "section", "p", "strong", "span", "ul", "li", "dl", "div", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td", "svg", "line", "rect", "path"]
+    [
+        "style",
+        "figure",
+        "picture",
+        "source",
+        "img",
+        "figcaption",
+        "section",
+        "p",
+        "strong",
+        "span",
+        "ul",
+        "li",
+        "dl",
+        "div",
+        "dt",
+        "dd",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "svg",
+        "line",
+        "rect",
+        "path",
+    ]
 )
 ATTRIBUTES: Final[Mapping[str, frozenset[str]]] = {
     "*": frozenset({"class", "title", "aria-hidden", "aria-label", "role", "tabindex"}),
