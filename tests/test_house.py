@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tomllib
+import zipfile
 
 import pytest
 from conftest import ROOT
@@ -40,3 +41,12 @@ def test_every_layer_is_a_room_that_exists():
         if not p.name.startswith(("_", ".")) and p.suffix in ("", ".py")
     }
     assert set(layers) == rooms - {"labext", "labextension", "templates"}
+
+
+def test_the_wheel_carries_templates_types_and_the_sheet_of_pages(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    wanted = {"templates/few_digits.ipynb", "templates/lung_xray.ipynb", "reports/page.css", "py.typed"}
+    assert {f"tljupyter/{name}" for name in wanted} <= names
+    assert not any(name.startswith(("nbs/", "tests/")) for name in names)
