@@ -11,18 +11,18 @@ __all__ = ['Majority', 'ScratchNetwork', 'FromScratch']
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 
 from ..backbones.registry import Backbone
 from ..domains.augmentations import Augmentations
 from ..domains.domain import Domain
 from ..freezing import FreezePlan
 from ..training import Network, Observer, TrainingSpec, batches, predict, train
+from .contract import DomainClassifier, class_codes
 from .finetuning import transfer_structure
-from .inputs import DomainInputs, Reading, class_codes
+from .inputs import DomainInputs, Reading
 
 # %% ../../nbs/api/transfer/baselines.ipynb #7270dbfc
-class Majority(ClassifierMixin, BaseEstimator):
+class Majority(DomainClassifier):
     "The class prior of the labels it was given; equal priors fall to the first class."
 
     def fit(
@@ -39,10 +39,6 @@ class Majority(ClassifierMixin, BaseEstimator):
     ) -> np.ndarray:  # (n, classes)
         "The same prior for every item."
         return np.tile(self.prior_, (len(domain), 1))
-
-    def predict(self, domain: Domain) -> np.ndarray:
-        "Most frequent class code for every item."
-        return self.predict_proba(domain).argmax(1)
 
 # %% ../../nbs/api/transfer/baselines.ipynb #2d0b7e70
 @dataclass(frozen=True, eq=False)
@@ -95,7 +91,7 @@ class ScratchNetwork:
         return network, train(network, FreezePlan.all(network.backbone), inputs, labels, spec, observer)
 
 # %% ../../nbs/api/transfer/baselines.ipynb #cc0fb66c
-class FromScratch(ClassifierMixin, BaseEstimator):
+class FromScratch(DomainClassifier):
     "One network from random weights. Which network, and how it trains, is chosen by the comparison's trials."
 
     def __init__(
@@ -123,7 +119,3 @@ class FromScratch(ClassifierMixin, BaseEstimator):
     ) -> np.ndarray:  # (n, classes)
         "Class probabilities of every item, unaugmented."
         return predict(self.network_, self.network.inputs(domain, self.reading or Reading(), 0))
-
-    def predict(self, domain: Domain) -> np.ndarray:
-        "Most probable class code of every item."
-        return self.predict_proba(domain).argmax(1)

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import nn
 
 from ..backbones.registry import Backbone
@@ -20,7 +19,8 @@ from ..domains.augmentations import Augmentations
 from ..domains.domain import Domain
 from ..freezing import FreezePlan
 from ..training import Network, Observer, TrainingSpec, predict, train
-from .inputs import DomainInputs, Reading, class_codes
+from .contract import DomainClassifier, class_codes
+from .inputs import DomainInputs, Reading
 from .probe import LinearProbe, SolvedHead
 
 # %% ../../nbs/api/transfer/finetuning.ipynb #20a012a5
@@ -85,7 +85,7 @@ def fine_tune(
     return train(network, plan, inputs, labels, spec, observer)
 
 # %% ../../nbs/api/transfer/finetuning.ipynb #330e6b63
-class FineTuned(ClassifierMixin, BaseEstimator):
+class FineTuned(DomainClassifier):
     "A pretrained backbone, probed first and then fine-tuned by a freeze plan."
 
     def __init__(
@@ -133,7 +133,3 @@ class FineTuned(ClassifierMixin, BaseEstimator):
         "Class probabilities of every item, unaugmented."
         inputs = DomainInputs(self.backbone, domain.items, self.reading or Reading())
         return predict(self.network_, inputs, self.boundary_)
-
-    def predict(self, domain: Domain) -> np.ndarray:
-        "Most probable class code of every item."
-        return self.predict_proba(domain).argmax(1)

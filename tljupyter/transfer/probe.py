@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
@@ -20,7 +19,8 @@ from ..backbones.registry import Backbone
 from ..domains.domain import Domain, Items
 from ..domains.draws import folds
 from ..refusals import Refusal, nearest
-from .inputs import DomainInputs, Reading, class_codes
+from .contract import DomainClassifier, class_codes
+from .inputs import DomainInputs, Reading
 
 # %% ../../nbs/api/transfer/probe.ipynb #372d2db8
 def stage_features(
@@ -96,7 +96,7 @@ def cross_fitted(
     return found
 
 # %% ../../nbs/api/transfer/probe.ipynb #5fabc7f4
-class LinearProbe(ClassifierMixin, BaseEstimator):
+class LinearProbe(DomainClassifier):
     "Frozen features of one stage under a solved linear head."
 
     def __init__(
@@ -135,7 +135,3 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     ) -> np.ndarray:  # (n, classes)
         "Class probabilities of every item."
         return self.head_.predict_proba(stage_features(self.backbone, domain.items, self.stage, self.reading))
-
-    def predict(self, domain: Domain) -> np.ndarray:
-        "Most probable class code of every item."
-        return self.predict_proba(domain).argmax(1)
