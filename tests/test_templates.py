@@ -31,7 +31,7 @@ def recomputed(results, predictions):
 
 
 def test_both_templates_are_listed_with_their_parameters():
-    schemas = {schema.name: schema for schema in list_templates()}
+    schemas = {schema.template: schema for schema in list_templates()}
     assert {"few_digits", "lung_xray"} <= set(schemas)
     assert schemas["lung_xray"].json_schema()["required"] == ["data_dir"]
     assert find_template("few_digits").parent.name == "templates"
