@@ -56,20 +56,22 @@ GREY_64 = InputSpec(size=(64, 64), mean=(0.5,), std=(0.25,), channels="L")
 
 @register("small_groupnorm", GREY_64)
 class SmallGroupNorm(nn.Module):
-    "Four blocks of convolution, group normalisation, ReLU and max-pooling, 16 channels wide."
+    "Four blocks of convolution, group normalisation, ReLU and max-pooling, 16 to 64 channels wide."
 
     def __init__(self):
         super().__init__()
-        self.block1, self.block2, self.block3, self.block4 = (self._block(c) for c in (1, 16, 16, 16))
+        self.block1, self.block2, self.block3, self.block4 = (
+            self._block(*widths) for widths in ((1, 16), (16, 32), (32, 64), (64, 64))
+        )
         self.pool = nn.AdaptiveAvgPool2d(1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.flatten(self.pool(self.block4(self.block3(self.block2(self.block1(x))))), 1)
 
     @staticmethod
-    def _block(channels: int) -> nn.Sequential:
-        convolution = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        return nn.Sequential(convolution, nn.GroupNorm(8, 16), nn.ReLU(), nn.MaxPool2d(2))
+    def _block(channels: int, width: int) -> nn.Sequential:
+        convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        return nn.Sequential(convolution, nn.GroupNorm(8, width), nn.ReLU(), nn.MaxPool2d(2))
 
 # %% ../../nbs/api/backbones/small.ipynb #9765ecf4
 class ZeroShortcut(nn.Module):

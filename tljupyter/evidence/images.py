@@ -59,12 +59,12 @@ class ImageArms:
             twin = replace(twin, input=twin.input.at(self.scratch_size))
         small = self.small or load_backbone("small_groupnorm", weights="random")
         settings = (
-            (small, 100, 3e-3, True),
+            (small, 150, 3e-3, True),
             (twin, 60, 1e-3, True),
-            (small, 100, 1e-3, False),
-            (twin, 60, 3e-4, False),
-            (small, 300, 3e-3, True),
-            (twin, 120, 1e-3, True),
+            (small, 200, 1e-3, False),
+            (twin, 150, 3e-4, False),
+            (small, 400, 3e-3, True),
+            (twin, 150, 1e-3, True),
         )
         return tuple(
             ScratchNetwork(
