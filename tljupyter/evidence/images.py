@@ -116,7 +116,7 @@ class ImageArms:
         spec = TrainingSpec(epochs=trial["epochs"], learning_rate=trial["learning_rate"], device=self.device)
         plan = FreezePlan.last(self.backbone, trial["stages"], trial.get("normalisation", "frozen"))
         return FineTuned(
-            self.backbone, plan, spec, views=2, augmentations=self.augmentations, reading=self.reading,
+            self.backbone, plan, spec, augmentations=self.augmentations, reading=self.reading,
             observer=self.observer, random_state=seed,
         )  # fmt: skip
 
