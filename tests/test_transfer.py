@@ -18,8 +18,9 @@ from tljupyter.refusals import Refusal
 from tljupyter.training import TrainingSpec
 from tljupyter.transfer.baselines import FromScratch, Majority, ScratchNetwork
 from tljupyter.transfer.finetuning import FineTuned
+from tljupyter.transfer.heads import solve_head
 from tljupyter.transfer.inputs import Reading
-from tljupyter.transfer.probe import LinearProbe, solve_head, stage_features
+from tljupyter.transfer.probe import LinearProbe, stage_features
 
 
 @cache

@@ -19,9 +19,9 @@ import pandas as pd
 
 from ..domains.domain import Domain
 from ..domains.draws import few_shot_draw, folds
-from .arms import Arm, Headline, Hyperparameters
+from .arms import Arm, Estimator, Headline, Hyperparameters
 from .results import COLUMNS, check_headline, chosen_trial, results_from_predictions
-from ..measures.thresholds import decide, threshold_from_scores
+from ..measures.thresholds import FEWEST_LABELS_FOR_A_THRESHOLD, decide, threshold_from_scores
 from ..refusals import ImpossibleSplit, Refusal
 
 # %% ../../nbs/api/evidence/comparison.ipynb #34646022
@@ -35,6 +35,7 @@ class Preset:
     network_draws: int  # for arms that train a network: the first of the same draws
     tuning_draws: int  # separate ones, on which trials are compared
     trials: int  # at most so many of an arm's hyper-parameter sets are tried
+    network_thresholds: bool = True  # cut networks by out-of-fold scores, too: two more trainings a draw
 
     def __post_init__(self) -> None:
         if (
@@ -54,9 +55,11 @@ class Preset:
 PRESETS: Mapping[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("quick", budgets=(5, 20), draws=3, network_draws=3, tuning_draws=1, trials=2),
-        Preset("standard", budgets=(5, 10, 20, 50), draws=20, network_draws=5, tuning_draws=1, trials=4),
-        Preset("full", budgets=(5, 10, 20, 50), draws=20, network_draws=20, tuning_draws=3, trials=8),
+        Preset(
+            "quick", (5, 20), draws=3, network_draws=3, tuning_draws=1, trials=2, network_thresholds=False
+        ),
+        Preset("standard", (5, 10, 20, 50), draws=20, network_draws=5, tuning_draws=1, trials=4),
+        Preset("full", (5, 10, 20, 50), draws=20, network_draws=20, tuning_draws=3, trials=8),
     )
 }
 
@@ -151,6 +154,14 @@ class _Study:
     domain: Domain
     preset: Preset
     seed: int
+    source: Domain | None
+    unlabelled: Domain | None
+
+    def fitted(self, arm: Arm, trial: int, target: Domain, draw: int) -> Estimator:
+        "An estimator of an arm, fitted to labelled items of the target domain."
+        estimator = arm.make(arm.trials[trial], self.estimator_seed(draw))
+        estimator.fit(target, self.source, self.unlabelled)
+        return estimator
 
     def drawn(self, labels_per_class: int, draw: int) -> np.ndarray:
         "Indices of the labelled items of a draw; negative numbers are tuning draws."
@@ -171,19 +182,21 @@ class _Study:
         return min(len(arm.trials), self.preset.trials) if self.preset.tuning_draws else 1
 
 
-def _said(estimator: Any, domain: Domain, arm: str) -> np.ndarray:
+def _hidden(domain: Domain) -> Domain:
+    "The same items without their labels."
+    return replace(domain, labels=np.full(len(domain), -1, dtype=np.int64))
+
+
+def _said(estimator: Estimator, domain: Domain, arm: str) -> np.ndarray:
     "(n, classes) what an estimator gives for a domain whose labels are hidden from it."
-    hidden = replace(domain, labels=np.full(len(domain), -1, dtype=np.int64))
-    given, wanted = (
-        np.asarray(estimator.predict_proba(hidden), dtype=float),
-        (len(domain), len(domain.classes)),
-    )
+    given = np.asarray(estimator.predict_proba(_hidden(domain)), dtype=float)
+    wanted = (len(domain), len(domain.classes))
     if given.shape != wanted:
         raise Refusal(f'The arm "{arm}" gave probabilities of shape {given.shape}; {wanted} is needed.')
     return given
 
 
-def _probabilities(estimator: Any, domain: Domain, arm: str) -> np.ndarray:
+def _probabilities(estimator: Estimator, domain: Domain, arm: str) -> np.ndarray:
     "The same, checked to be probabilities."
     given = _said(estimator, domain, arm)
     if not np.isfinite(given).all() or (given < -1e-6).any() or (np.abs(given.sum(1) - 1) > 1e-3).any():
@@ -209,11 +222,36 @@ def _rows(
     return rows[[*COLUMNS, *names]]
 
 
-def _threshold(estimator: Any, labels: np.ndarray, classes: int) -> float:
-    "From the draw's out-of-fold scores where the estimator has them; NaN for more than two classes."
-    if classes != 2:
+def _cross_fitted(
+    study: _Study, arm: Arm, trial: int, chosen: np.ndarray, draw: int
+) -> np.ndarray | None:  # (n, classes); None where no folds fit
+    "What estimators of an arm say of the cases of a draw that they did not see."
+    target = study.domain.take(chosen)
+    units = chosen if target.groups is None else target.groups
+    most = 2 if arm.trains_network else 3  # a fold of a network costs minutes
+    count = min(most, *(len(np.unique(units[target.labels == code])) for code in np.unique(target.labels)))
+    if count < 2:
+        return None
+    given = np.full((len(target), len(target.classes)), np.nan)
+    for fitted, left_out in folds(target.labels, target.groups, count, study.estimator_seed(draw)):
+        estimator = study.fitted(arm, trial, target.take(fitted), draw)
+        given[left_out] = _said(estimator, target.take(left_out), arm.name)
+    return given
+
+
+def _threshold(
+    study: _Study, arm: Arm, trial: int, chosen: np.ndarray, draw: int, estimator: Estimator
+) -> float:
+    "The cut between two classes, from out-of-fold scores of the draw; NaN for more than two classes."
+    labels = study.domain.labels[chosen]
+    counts = np.bincount(labels, minlength=len(study.domain.classes))
+    if len(counts) != 2:
         return float("nan")
+    if counts.min() < FEWEST_LABELS_FOR_A_THRESHOLD:
+        return 0.5
     held_out = getattr(estimator, "out_of_fold_", None)
+    if held_out is None and (study.preset.network_thresholds or not arm.trains_network):
+        held_out = _cross_fitted(study, arm, trial, chosen, draw)
     if held_out is None:
         return 0.5
     known = np.isfinite(held_out).all(axis=1)
@@ -222,11 +260,9 @@ def _threshold(estimator: Any, labels: np.ndarray, classes: int) -> float:
 
 def _evaluate(study: _Study, arm: Arm, trial: int, labels_per_class: int, draw: int) -> pd.DataFrame:
     "Train one arm on one draw; what it says of the test set and of its own cases."
-    domain, classes = study.domain, len(study.domain.classes)
-    chosen = study.drawn(labels_per_class, draw)
-    estimator = arm.make(arm.trials[trial], study.estimator_seed(draw))
-    estimator.fit(domain.take(chosen))
-    threshold = _threshold(estimator, domain.labels[chosen], classes)
+    domain, chosen = study.domain, study.drawn(labels_per_class, draw)
+    estimator = study.fitted(arm, trial, domain.take(chosen), draw)
+    threshold = _threshold(study, arm, trial, chosen, draw, estimator)
     stamp = {"labels_per_class": labels_per_class, "draw": draw, "arm": arm.name, "trial": trial}
     parts = [
         _rows(
@@ -243,23 +279,11 @@ def _evaluate(study: _Study, arm: Arm, trial: int, labels_per_class: int, draw: 
 # %% ../../nbs/api/evidence/comparison.ipynb #faa4ac19
 def _out_of_fold(study: _Study, arm: Arm, trial: int, chosen: np.ndarray, draw: int) -> np.ndarray | None:
     "(n, classes) predictions for the cases of a tuning draw by models that did not see them; None where no folds fit."
-    target, classes, seed = study.domain.take(chosen), len(study.domain.classes), study.estimator_seed(draw)
-    units = chosen if target.groups is None else target.groups
-    most = 2 if arm.trains_network else 3  # a fold of a network costs minutes
-    count = min(most, *(len(np.unique(units[target.labels == code])) for code in np.unique(target.labels)))
-    if count < 2:
-        return None
     if not arm.trains_network:
-        estimator = arm.make(arm.trials[trial], seed)
-        estimator.fit(target)
+        estimator = study.fitted(arm, trial, study.domain.take(chosen), draw)
         if (held_out := getattr(estimator, "out_of_fold_", None)) is not None:
             return np.asarray(held_out, dtype=float)
-    given = np.full((len(target), classes), np.nan)
-    for fitted, left_out in folds(target.labels, target.groups, count, seed):
-        estimator = arm.make(arm.trials[trial], seed)
-        estimator.fit(target.take(fitted))
-        given[left_out] = _said(estimator, target.take(left_out), arm.name)
-    return given
+    return _cross_fitted(study, arm, trial, chosen, draw)
 
 
 def _tune(study: _Study, arm: Arm, labels_per_class: int, draw: int) -> pd.DataFrame:
@@ -346,6 +370,9 @@ def compare(
     preset: Preset,  # one of PRESETS, or another
     headline: Headline,  # the one comparison that will count
     *,
+    source: Domain | None = None,  # labelled items of a related domain, for arms that use them
+    unlabelled: Domain
+    | None = None,  # items of the target domain, for arms that use them; labels are not read
     seed: int = 0,
     margin: float = 0.02,  # gains smaller than this do not matter
     budgets: Sequence[int] | None = None,  # labels a class; the preset's when None
@@ -359,7 +386,8 @@ def compare(
         raise Refusal(f"Two arms share a name: {', '.join(names)}.")
     check_headline(headline, names, budgets or preset.budgets, domain.classes)
     kept, notes = possible_budgets(domain, budgets or preset.budgets, headline)
-    study, sink = _Study(domain, preset, seed), sink or MemorySink()
+    study = _Study(domain, preset, seed, source, None if unlabelled is None else _hidden(unlabelled))
+    sink = sink or MemorySink()
     pieces = list(_pieces(study, arms, kept))
     _work_off(study, sink, pieces, progress)
     predictions = pd.concat([sink.get((k, draw, arm.name)) for k, draw, arm in pieces], ignore_index=True)

@@ -26,10 +26,11 @@ class Majority(DomainClassifier):
     "The class prior of the labels it was given; equal priors fall to the first class."
 
     def fit(
-        self, target: Domain, source: Domain | None = None, unlabelled: Domain | None = None
+        self, target: Domain | None, source: Domain | None = None, unlabelled: Domain | None = None
     ) -> "Majority":
         "Count the labels of `target`."
-        counts = np.bincount(class_codes(target, "majority"), minlength=len(target.classes))
+        target, labels = class_codes(target, "majority")
+        counts = np.bincount(labels, minlength=len(target.classes))
         self.prior_, self.classes_ = counts / counts.sum(), np.arange(len(target.classes))
         return self
 
@@ -71,13 +72,13 @@ class ScratchNetwork:
 
     def trained(
         self,
-        target: Domain,
+        target: Domain | None,
         reading: Reading,
         seed: int,  # of weights, shuffles and views
         observer: Observer | None = None,
     ) -> tuple[Network, list[dict[str, float]]]:  # the network, and its history by epoch
         "A network trained from random weights on the labels of `target`."
-        labels = class_codes(target, "from scratch")
+        target, labels = class_codes(target, "from scratch")
         per_epoch = len(batches(len(labels), self.batch_size, np.random.default_rng(0)))
         spec = TrainingSpec(
             epochs=max(1, round(self.steps / per_epoch)),
@@ -105,12 +106,12 @@ class FromScratch(DomainClassifier):
         self.observer, self.random_state = observer, random_state
 
     def fit(
-        self, target: Domain, source: Domain | None = None, unlabelled: Domain | None = None
+        self, target: Domain | None, source: Domain | None = None, unlabelled: Domain | None = None
     ) -> "FromScratch":
         "Train on all labels of `target`; source and unlabelled items are not used."
         reading = self.reading or Reading()
         self.network_, self.history_ = self.network.trained(target, reading, self.random_state, self.observer)
-        self.classes_ = np.arange(len(target.classes))
+        self.classes_ = np.arange(len(self.network_.classes))
         return self
 
     def predict_proba(

@@ -20,8 +20,9 @@ from ..domains.domain import Domain
 from ..freezing import FreezePlan
 from ..training import Network, Observer, TrainingSpec, predict, train
 from .contract import DomainClassifier, class_codes
+from .heads import SolvedHead
 from .inputs import DomainInputs, Reading
-from .probe import LinearProbe, SolvedHead
+from .probe import LinearProbe
 
 # %% ../../nbs/api/transfer/finetuning.ipynb #20a012a5
 def transfer_structure(
@@ -45,7 +46,7 @@ def pretrain(
 ) -> tuple[Network, list[dict[str, float]]]:  # trained network, and its history by epoch
     "Train every stage and a new head on the source domain."
     spec = spec or TrainingSpec(epochs=10, batch_size=32)
-    labels = class_codes(source, "pretraining")
+    source, labels = class_codes(source, "pretraining")
     network = transfer_structure(backbone, source.classes, spec.seed)
     inputs = DomainInputs(backbone, source.items, reading or Reading())
     history = train(network, FreezePlan.all(network.backbone), inputs, labels, spec, observer)
@@ -78,7 +79,7 @@ def fine_tune(
     observer: Observer | None = None,
 ) -> list[dict[str, float]]:  # history by epoch
     "Train the stages that the plan lets move, and the head."
-    labels = class_codes(target, "fine-tuning")
+    target, labels = class_codes(target, "fine-tuning")
     if probe_first:
         probe = LinearProbe(inputs.backbone, reading=inputs.reading, random_state=spec.seed).fit(target)
         set_head(network.head, probe.head_)
@@ -104,10 +105,10 @@ class FineTuned(DomainClassifier):
         self.observer, self.random_state = observer, random_state
 
     def fit(
-        self, target: Domain, source: Domain | None = None, unlabelled: Domain | None = None
+        self, target: Domain | None, source: Domain | None = None, unlabelled: Domain | None = None
     ) -> "FineTuned":
         "Fine-tune on the labels of `target`; source and unlabelled items are not used."
-        class_codes(target, "fine-tuning")
+        target, _ = class_codes(target, "fine-tuning")
         spec = replace(self.spec or TrainingSpec(), seed=self.random_state)
         self.network_ = transfer_structure(self.backbone, target.classes, self.random_state)
         plan = self.plan or FreezePlan.last(self.backbone, stages=2)
