@@ -211,6 +211,15 @@ def test_templates_are_listed(capsys):
         assert all(name in shown for name in template["parameters"]["properties"])
 
 
+def test_methods_are_listed_by_paradigm_without_importing_torch(capsys):
+    assert main(["methods", "--json"]) == 0
+    methods = json.loads(capsys.readouterr().out)
+    assert {"name", "paradigm", "needs", "modality", "paper"} == set(methods[0])
+    assert {"name": "target only", "paradigm": "baseline"}.items() <= methods[1].items()
+    listing = "import sys; from tljupyter.cli import main; main(['methods']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", listing], check=True, capture_output=True, timeout=60)
+
+
 def test_backbones_are_listed(capsys):
     assert main(["backbones", "resnet*", "--json"]) == 0
     names = {one["name"] for one in json.loads(capsys.readouterr().out)}

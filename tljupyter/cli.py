@@ -191,6 +191,23 @@ def _templates(
     return DONE
 
 
+def _methods(
+    asked: argparse.Namespace,
+) -> int:
+    "tljupyter methods"
+    from tljupyter.transfer.methods import METHODS
+
+    if asked.json:
+        listed = ("name", "paradigm", "needs", "modality", "paper")
+        _print_json([{key: getattr(one, key) for key in listed} for one in METHODS.values()])
+        return DONE
+    rows = (
+        [one.name, one.paradigm, ", ".join(one.needs), one.modality, one.paper] for one in METHODS.values()
+    )
+    _print_table(["name", "paradigm", "needs", "works on", "paper"], rows)
+    return DONE
+
+
 def _backbones(
     asked: argparse.Namespace,
 ) -> int:
@@ -284,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     command("templates", _templates, "list report templates and their parameters")
     backbones = command("backbones", _backbones, "list networks and whether their weights are here")
     backbones.add_argument("pattern", metavar="PATTERN", nargs="?", default="*", help='such as "resnet*"')
+    command("methods", _methods, "list ways of carrying knowledge, their paradigm and what they need")
     checked = command(
         "check", _check, "look for what would spoil a comparison: leaks, duplicates, unreadable files"
     )

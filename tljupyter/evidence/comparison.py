@@ -35,7 +35,6 @@ class Preset:
     network_draws: int  # for arms that train a network: the first of the same draws
     tuning_draws: int  # separate ones, on which trials are compared
     trials: int  # at most so many of an arm's hyper-parameter sets are tried
-    network_thresholds: bool = True  # cut networks by out-of-fold scores, too: two more trainings a draw
 
     def __post_init__(self) -> None:
         if (
@@ -55,9 +54,7 @@ class Preset:
 PRESETS: Mapping[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset(
-            "quick", (5, 20), draws=3, network_draws=3, tuning_draws=1, trials=2, network_thresholds=False
-        ),
+        Preset("quick", (5, 20), draws=3, network_draws=3, tuning_draws=1, trials=2),
         Preset("standard", (5, 10, 20, 50), draws=20, network_draws=5, tuning_draws=1, trials=4),
         Preset("full", (5, 10, 20, 50), draws=20, network_draws=20, tuning_draws=3, trials=8),
     )
@@ -250,7 +247,7 @@ def _threshold(
     if counts.min() < FEWEST_LABELS_FOR_A_THRESHOLD:
         return 0.5
     held_out = getattr(estimator, "out_of_fold_", None)
-    if held_out is None and (study.preset.network_thresholds or not arm.trains_network):
+    if held_out is None and not arm.trains_network:
         held_out = _cross_fitted(study, arm, trial, chosen, draw)
     if held_out is None:
         return 0.5
