@@ -30,7 +30,7 @@ def save_method(
     kept = clone(method)
     vars(kept).update(vars(method))
     if hasattr(method.representation, "backbone"):
-        kept.representation, kept.representation_ = None, None  # type: ignore[assignment]
+        kept.representation, kept.representation_ = None, None
     try:
         skops.io.dump(kept, path)
     except OSError as error:
