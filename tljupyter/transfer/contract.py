@@ -137,7 +137,7 @@ class FeatureClassifier(DomainClassifier):
         self.notes_ = ()
         rows = self._rows(target, source, unlabelled)
         self.classes_ = np.arange(len(rows.classes))
-        if len(source or ()) and _same(rows.source, rows.of_target_domain):
+        if _within(rows.source, rows.of_target_domain):
             self.notes_ += (
                 f"{self.name}: source and target are the same items; nothing can be carried over.",
             )
@@ -188,9 +188,7 @@ class FeatureClassifier(DomainClassifier):
         return rows
 
 
-def _same(first: np.ndarray, second: np.ndarray) -> bool:
-    "Whether two sets hold the same rows, in any order."
-    if not len(first) or len(first) != len(second):
-        return False
-    first, second = (rows[np.lexsort(rows.T)] for rows in (first, second))
-    return np.array_equal(first, second)
+def _within(source: np.ndarray, target: np.ndarray) -> bool:
+    "Whether there are source rows, and every one of them is a row of the target domain too."
+    known = {row.tobytes() for row in target}
+    return len(source) > 0 and all(row.tobytes() in known for row in source)
