@@ -45,24 +45,134 @@ class Method:
         return getattr(import_module(module), name)(**{**self.parameters, **parameters})
 
 # %% ../../nbs/api/transfer/methods.ipynb #a2fb672d
-_BASELINES = (
-    Method("majority", "baseline", ("target labels",), "rows", "", "tljupyter.transfer.baselines:Majority"),
-    Method(
-        "target only", "baseline", ("target labels",), "rows", "", "tljupyter.transfer.pooling:TargetOnly"
+_BOTH = ("target labels", "source labels")
+_ADAPTS = (
+    "source labels",
+    "unlabelled",
+)  # works without target labels too, and uses them where there are any
+_HERE = "tljupyter.transfer"
+
+
+def _rows(
+    name: str,
+    paradigm: Paradigm,
+    needs: tuple[str, ...],
+    paper: str,
+    where: str,  # module:class, inside `tljupyter.transfer`
+    **parameters: Any,
+) -> Method:
+    "A method on rows of numbers."
+    return Method(name, paradigm, needs, "rows", paper, f"{_HERE}.{where}", parameters)
+
+
+_LISTED = (
+    _rows("majority", "baseline", ("target labels",), "", "baselines:Majority"),
+    _rows("target only", "baseline", ("target labels",), "", "pooling:TargetOnly"),
+    _rows("source only", "baseline", ("source labels",), "", "pooling:SourceOnly"),
+    _rows("pooled", "baseline", _BOTH, "", "pooling:Pooled"),
+    _rows(
+        "kernel mean matching",
+        "instance",
+        _ADAPTS,
+        "Huang et al. 2006, Correcting Sample Selection Bias by Unlabeled Data",
+        "instance.reweighting:Reweighted",
+        ratio="kernel mean matching",
+        target_share=0.5,
     ),
-    Method(
-        "source only", "baseline", ("source labels",), "rows", "", "tljupyter.transfer.pooling:SourceOnly"
+    _rows(
+        "KLIEP",
+        "instance",
+        _ADAPTS,
+        "Sugiyama et al. 2008, Direct Importance Estimation for Covariate Shift Adaptation",
+        "instance.reweighting:Reweighted",
+        ratio="KLIEP",
+        target_share=0.5,
     ),
-    Method(
-        "pooled",
-        "baseline",
-        ("target labels", "source labels"),
-        "rows",
-        "",
-        "tljupyter.transfer.pooling:Pooled",
+    _rows(
+        "RuLSIF",
+        "instance",
+        _ADAPTS,
+        "Yamada et al. 2013, Relative Density-Ratio Estimation for Robust Distribution Comparison",
+        "instance.reweighting:Reweighted",
+        ratio="RuLSIF",
+        target_share=0.5,
+    ),
+    _rows(
+        "classifier ratio",
+        "instance",
+        _ADAPTS,
+        "Bickel et al. 2009, Discriminative Learning under Covariate Shift",
+        "instance.reweighting:Reweighted",
+        ratio="classifier",
+        target_share=0.5,
+    ),
+    _rows(
+        "nearest-neighbour ratio",
+        "instance",
+        _ADAPTS,
+        "Loog 2012, Nearest Neighbor-Based Importance Weighting",
+        "instance.reweighting:Reweighted",
+        ratio="nearest neighbours",
+        target_share=0.5,
+    ),
+    _rows(
+        "TrAdaBoost",
+        "instance",
+        _BOTH,
+        "Dai et al. 2007, Boosting for Transfer Learning",
+        "instance.boosting:TrAdaBoost",
+    ),
+    _rows(
+        "CORAL",
+        "feature",
+        _ADAPTS,
+        "Sun et al. 2016, Return of Frustratingly Easy Domain Adaptation",
+        "alignment.linear:CORAL",
+    ),
+    _rows(
+        "subspace alignment",
+        "feature",
+        _ADAPTS,
+        "Fernando et al. 2013, Unsupervised Visual Domain Adaptation Using Subspace Alignment",
+        "alignment.linear:SubspaceAlignment",
+    ),
+    _rows(
+        "transfer component analysis",
+        "feature",
+        _ADAPTS,
+        "Pan et al. 2011, Domain Adaptation via Transfer Component Analysis",
+        "alignment.linear:TransferComponentAnalysis",
+    ),
+    _rows(
+        "optimal transport",
+        "feature",
+        _ADAPTS,
+        "Courty et al. 2017, Optimal Transport for Domain Adaptation",
+        "alignment.transport:OptimalTransport",
+    ),
+    _rows(
+        "graph prototypes",
+        "relational",
+        ("target labels", "graph"),
+        "Felsenstein 1985, Phylogenies and the Comparative Method; Rasmussen and Williams 2006, Gaussian Processes",
+        "relational.prototypes:GraphPrototypes",
+    ),
+    _rows(
+        "graph head",
+        "relational",
+        ("target labels", "graph"),
+        "Gopal and Yang 2013, Recursive Regularization for Large-scale Classification",
+        "relational.prototypes:GraphHead",
+    ),
+    _rows(
+        "rule transfer",
+        "relational",
+        _BOTH,
+        "Mihalkova et al. 2007, Mapping and Revising Markov Logic Networks for Transfer Learning, in spirit",
+        "relational.rules:RuleTransfer",
     ),
 )
-METHODS: Mapping[str, Method] = {method.name: method for method in _BASELINES}
+METHODS: Mapping[str, Method] = {method.name: method for method in _LISTED}
 
 
 def find_method(
