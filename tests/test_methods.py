@@ -11,8 +11,11 @@ from tljupyter.backbones.weights import load_backbone
 from tljupyter.domains.domain import ArrayItems, Domain
 from tljupyter.domains.readers import read_arrays
 from tljupyter.refusals import Refusal
+from tljupyter.training import TrainingSpec
 from tljupyter.transfer.contract import FeatureClassifier
 from tljupyter.transfer.methods import METHODS, Method
+from tljupyter.transfer.penalties import Distillation
+from tljupyter.transfer.probe import LinearProbe
 from tljupyter.transfer.saving import load_method, save_method
 
 CLASSES = ("ill", "mild", "well")
@@ -47,12 +50,20 @@ def each(count: int) -> np.ndarray:
 def estimator(method: Method, seed: int = 0):
     given = {}
     if "backbone" in method.needs:
-        given["backbone"] = backbone()
+        given["backbone"], given["spec"] = backbone(), TrainingSpec(epochs=4)
+    if "teacher" in method.needs:
+        given["terms"] = (Distillation(teacher()),)
     if "graph" in method.needs:
         given["graph"] = graph()
     if method.name != "majority":
         given["random_state"] = seed
     return method.make(**given)
+
+
+@cache
+def teacher():
+    "A probe that has seen the target's classes."
+    return LinearProbe(backbone()).fit(world(METHODS["distillation"], each(20), 7, name="seen before"))
 
 
 @cache

@@ -11,6 +11,7 @@ __all__ = ['verdict_card', 'interval_line', 'verdict_table']
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
+from statistics import fmean
 from typing import Any, Final
 
 from ..evidence.arms import MAJORITY
@@ -119,14 +120,15 @@ def _in_plain_words(
 def _known_facts(
     results: Mapping[str, Any],
 ) -> dict[str, str]:  # name -> value
-    "The levels behind the gain and the size of the test set, where the results hold them."
+    "The levels behind the gain, in the draws that both arms have, and the size of the test set."
     headline = results["headline"]
     key = headline["metric"], headline["labels_per_class"]
-    levels = {
-        arm["arm"]: arm["mean"] for arm in results["arms"] if (arm["metric"], arm["labels_per_class"]) == key
-    }
+    entries = {arm["arm"]: arm for arm in results["arms"] if (arm["metric"], arm["labels_per_class"]) == key}
     arms = (headline["arm"], headline["baseline"])
-    facts = {arm: f"{levels[arm]:.2f}" for arm in arms if levels.get(arm) is not None}
+    found = {arm: entries[arm] for arm in arms if arm in entries and entries[arm]["mean"] is not None}
+    kept = {name: arm.get("values") or [arm["mean"]] for name, arm in found.items()}
+    shared = min(map(len, kept.values()), default=0)  # an arm that gets fewer draws gets the first ones
+    facts = {name: f"{fmean(values[:shared]):.2f}" for name, values in kept.items()}
     cases, groups = results.get("test_cases"), results.get("test_groups")
     if cases:
         facts["test cases"] = (

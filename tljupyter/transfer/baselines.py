@@ -16,9 +16,9 @@ from ..backbones.registry import Backbone
 from ..domains.augmentations import Augmentations
 from ..domains.domain import Domain
 from ..freezing import FreezePlan
-from ..training import Network, Observer, TrainingSpec, batches, predict, train
+from ..training import Network, Observer, TrainingSpec, batches, train
 from .contract import DomainClassifier, class_codes
-from .finetuning import transfer_structure
+from .finetuning import TrainedNetwork, transfer_structure
 from .inputs import DomainInputs, Reading
 
 # %% ../../nbs/api/transfer/baselines.ipynb #7270dbfc
@@ -63,10 +63,9 @@ class ScratchNetwork:
         domain: Domain,
         reading: Reading,
         seed: int,  # of the views
-        augment: bool = False,
     ) -> DomainInputs:
         "Preprocessed pixels of a domain, augmented or not."
-        if not augment or self.augmentations is None:
+        if self.augmentations is None:
             return DomainInputs(self.architecture, domain.items, reading)
         return DomainInputs(self.architecture, domain.items, reading, self.views, self.augmentations, seed)
 
@@ -88,11 +87,11 @@ class ScratchNetwork:
             device=self.device,
         )
         network = transfer_structure(self.architecture.reset(seed), target.classes, seed)
-        inputs = self.inputs(target, reading, seed, augment=True)
+        inputs = self.inputs(target, reading, seed)
         return network, train(network, FreezePlan.all(network.backbone), inputs, labels, spec, observer)
 
 # %% ../../nbs/api/transfer/baselines.ipynb #cc0fb66c
-class FromScratch(DomainClassifier):
+class FromScratch(TrainedNetwork):
     "One network from random weights. Which network, and how it trains, is chosen by the comparison's trials."
 
     def __init__(
@@ -109,14 +108,8 @@ class FromScratch(DomainClassifier):
         self, target: Domain | None, source: Domain | None = None, unlabelled: Domain | None = None
     ) -> "FromScratch":
         "Train on all labels of `target`; source and unlabelled items are not used."
-        reading = self.reading or Reading()
-        self.network_, self.history_ = self.network.trained(target, reading, self.random_state, self.observer)
-        self.classes_ = np.arange(len(self.network_.classes))
+        network, history = self.network.trained(
+            target, self.reading or Reading(), self.random_state, self.observer
+        )
+        self._leave(self.network.architecture, network, history)
         return self
-
-    def predict_proba(
-        self,
-        domain: Domain,
-    ) -> np.ndarray:  # (n, classes)
-        "Class probabilities of every item, unaugmented."
-        return predict(self.network_, self.network.inputs(domain, self.reading or Reading(), 0))

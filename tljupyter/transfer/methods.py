@@ -17,7 +17,7 @@ from ..refusals import Refusal, nearest
 
 # %% ../../nbs/api/transfer/methods.ipynb #598ad68f
 Paradigm = Literal["baseline", "instance", "feature", "model", "relational"]
-NEEDS = ("target labels", "source labels", "unlabelled", "graph", "backbone")
+NEEDS = ("target labels", "source labels", "unlabelled", "graph", "backbone", "teacher")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ _ADAPTS = (
     "source labels",
     "unlabelled",
 )  # works without target labels too, and uses them where there are any
+_TUNES = ("target labels", "backbone")
 _HERE = "tljupyter.transfer"
 
 
@@ -63,6 +64,18 @@ def _rows(
 ) -> Method:
     "A method on rows of numbers."
     return Method(name, paradigm, needs, "rows", paper, f"{_HERE}.{where}", parameters)
+
+
+def _images(
+    name: str,
+    paradigm: Paradigm,
+    needs: tuple[str, ...],
+    paper: str,
+    where: str,
+    **parameters: Any,
+) -> Method:
+    "A method on images and a backbone."
+    return Method(name, paradigm, needs, "images", paper, f"{_HERE}.{where}", parameters)
 
 
 _LISTED = (
@@ -149,6 +162,150 @@ _LISTED = (
         _ADAPTS,
         "Courty et al. 2017, Optimal Transport for Domain Adaptation",
         "alignment.transport:OptimalTransport",
+    ),
+    _rows(
+        "self-training",
+        "model",
+        ("target labels", "unlabelled"),
+        "Zou et al. 2018, Unsupervised Domain Adaptation for Semantic Segmentation via Class-Balanced Self-Training",
+        "selftraining:SelfTrained",
+    ),
+    _images(
+        "fine-tuning",
+        "model",
+        _TUNES,
+        "Yosinski et al. 2014, How transferable are features in deep neural networks?",
+        "finetuning:FineTuned",
+        plan="all",
+        probe_first=False,
+    ),
+    _images(
+        "LP-FT",
+        "model",
+        _TUNES,
+        "Kumar et al. 2022, Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution",
+        "finetuning:FineTuned",
+        plan="all",
+    ),
+    _images(
+        "gradual unfreezing",
+        "model",
+        _TUNES,
+        "Howard and Ruder 2018, Universal Language Model Fine-tuning for Text Classification",
+        "finetuning:FineTuned",
+        plan="gradual",
+    ),
+    _images(
+        "discriminative rates",
+        "model",
+        _TUNES,
+        "Howard and Ruder 2018, Universal Language Model Fine-tuning for Text Classification",
+        "finetuning:FineTuned",
+        plan="discriminative",
+    ),
+    _images(
+        "surgical fine-tuning",
+        "model",
+        _TUNES,
+        "Lee et al. 2023, Surgical Fine-Tuning Improves Adaptation to Distribution Shifts",
+        "finetuning:FineTuned",
+        plan="surgical",
+    ),
+    _images(
+        "thaw by evidence",
+        "model",
+        _TUNES,
+        "no paper: described in transfer.thawing",
+        "finetuning:FineTuned",
+        plan="by evidence",
+    ),
+    _images(
+        "L2-SP",
+        "model",
+        _TUNES,
+        "Li, Grandvalet and Davoine 2018, Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
+        "finetuning:FineTuned",
+        terms=("l2-sp",),
+    ),
+    _images(
+        "DELTA",
+        "model",
+        _TUNES,
+        "Li et al. 2019, DELTA: Deep Learning Transfer using Feature Map with Attention",
+        "finetuning:FineTuned",
+        terms=("delta with attention",),
+    ),
+    _images(
+        "BSS",
+        "model",
+        _TUNES,
+        "Chen et al. 2019, Catastrophic Forgetting Meets Negative Transfer: Batch Spectral Shrinkage for Safe Transfer Learning",
+        "finetuning:FineTuned",
+        terms=("bss",),
+    ),
+    _images(
+        "co-tuning",
+        "model",
+        (*_TUNES, "source labels"),
+        "You et al. 2020, Co-Tuning for Transfer Learning",
+        "finetuning:FineTuned",
+        terms=("co-tuning",),
+    ),
+    _images(
+        "weight averaging",
+        "model",
+        _TUNES,
+        "Izmailov et al. 2018, Averaging Weights Leads to Wider Optima and Better Generalization",
+        "finetuning:FineTuned",
+        terms=("weight average",),
+    ),
+    _images(
+        "distillation",
+        "model",
+        (*_TUNES, "teacher"),
+        "Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network",
+        "finetuning:FineTuned",
+        terms=("distillation",),
+    ),
+    _images(
+        "pseudo-labels",
+        "model",
+        (*_TUNES, "unlabelled"),
+        "Lee 2013, Pseudo-Label",
+        "finetuning:FineTuned",
+        terms=("pseudo-labels",),
+    ),
+    _images(
+        "FixMatch",
+        "model",
+        (*_TUNES, "unlabelled"),
+        "Sohn et al. 2020, FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence",
+        "finetuning:FineTuned",
+        terms=("fixmatch",),
+    ),
+    _images(
+        "LoRA",
+        "model",
+        _TUNES,
+        "Hu et al. 2022, LoRA: Low-Rank Adaptation of Large Language Models",
+        "finetuning:FineTuned",
+        moves="lora",
+    ),
+    _images(
+        "BitFit",
+        "model",
+        _TUNES,
+        "Ben Zaken, Goldberg and Ravfogel 2022, BitFit",
+        "finetuning:FineTuned",
+        moves="biases",
+    ),
+    _images(
+        "norm-only tuning",
+        "model",
+        _TUNES,
+        "Frankle, Schwab and Morcos 2021, Training BatchNorm and Only BatchNorm",
+        "finetuning:FineTuned",
+        moves="norms",
     ),
     _rows(
         "graph prototypes",
