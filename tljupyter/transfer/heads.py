@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from threadpoolctl import threadpool_limits
 
 from ..domains.draws import folds as split_folds
 from ..refusals import ImpossibleSplit
@@ -113,6 +114,26 @@ def choose_head(
     default: float = 1e-2,  # where too few rows judge
 ) -> ChosenHead:
     "Solve the head with the regularisation under which held-out judges are predicted best."
+    with threadpool_limits(
+        limits=1, user_api="blas"
+    ):  # many small matrices: threads would wait for one another
+        return _chosen(
+            features, labels, classes, weights, judges, groups, regularisations, folds, seed, default
+        )
+
+
+def _chosen(
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    weights: np.ndarray | None,
+    judges: np.ndarray | None,
+    groups: np.ndarray | None,
+    regularisations: Sequence[float],
+    folds: int,
+    seed: int,
+    default: float,
+) -> ChosenHead:
     judges = np.arange(len(labels)) if judges is None else judges
     folds = folds if len(judges) <= FEW else min(folds, 3)
     parts = _parts(labels[judges], groups, folds, seed)

@@ -8,11 +8,12 @@ Docs: https://tljupyter.github.io/tljupyter/api/transfer/instance/boosting.html.
 __all__ = ['Learner', 'vote_shares', 'sharpened', 'sharpening', 'TrAdaBoost']
 
 # %% ../../../nbs/api/transfer/instance/boosting.ipynb #d6ad44cc
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn.tree import DecisionTreeClassifier
+from threadpoolctl import threadpool_limits
 
 from ...domains.draws import folds as split_folds
 from ...features.representations import Representation
@@ -22,7 +23,7 @@ from ..heads import SolvedHead, solve_head
 from .reweighting import with_target_share
 
 # %% ../../../nbs/api/transfer/instance/boosting.ipynb #389467b9
-Learner = DecisionTreeClassifier | SolvedHead
+Learner: TypeAlias = DecisionTreeClassifier | SolvedHead
 
 
 def _learned(
@@ -63,7 +64,8 @@ def vote_shares(
     first = len(learners) // 2  # rounds from ceil(N / 2) on, counted from 1 as in the paper, where N is odd
     found = np.zeros((len(rows), classes))
     for learner, vote in zip(learners[first:], votes[first:], strict=True):
-        found[np.arange(len(rows)), _said(learner, rows)] += vote
+        known = slice(None) if isinstance(learner, SolvedHead) else learner.classes_
+        found[:, known] += vote * learner.predict_proba(rows)
     return found / found.sum(1, keepdims=True)
 
 # %% ../../../nbs/api/transfer/instance/boosting.ipynb #b31fc2fe
@@ -120,14 +122,15 @@ class TrAdaBoost(FeatureClassifier):
                 f"TrAdaBoost needs rounds and depth of 1 or more, not {self.rounds} and {self.depth}."
             )
         self.class_names_ = rows.classes
-        every = np.arange(len(rows.target))
-        run = self._run(rows, every)
+        # many small systems: threads that wait for one another take many times as long on a busy machine
+        with threadpool_limits(1, "blas"):
+            run = self._run(rows, np.arange(len(rows.target)))
+            held_out = self._held_out(rows)
         self.learners_, self.votes_, self.errors_ = run.learners, run.votes, run.errors
         weights = run.weights[: len(rows.source)]
         self.source_share_ = float(weights.sum() / run.weights.sum())  # of all weight, at the end
         self.weights_ = weights / max(weights.mean(), 1e-300)
         self._tell(len(rows.target))
-        held_out = self._held_out(rows)
         self.sharpening_ = None if held_out is None else sharpening(held_out, rows.target_labels)
         self.out_of_fold_ = None if held_out is None else sharpened(held_out, self.sharpening_)
         if held_out is None:
@@ -145,7 +148,8 @@ class TrAdaBoost(FeatureClassifier):
         start[:source] *= _balanced(rows.source_labels)
         start[source:] *= _balanced(rows.target_labels[used])
         fade = 1 / (1 + np.sqrt(2 * np.log(source) / self.rounds))
-        weights, learners, votes, errors = start / start.sum(), [], [], []
+        weights, votes, errors = start / start.sum(), [], []
+        learners: list[Learner] = []
         floor, chance = 1 / (2 * len(used)), (classes - 1) / classes
         for _ in range(self.rounds):
             learner = _learned(

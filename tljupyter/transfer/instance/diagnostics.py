@@ -100,8 +100,8 @@ def weight_report(
 
 # %% ../../../nbs/api/transfer/instance/diagnostics.ipynb #22ab3dd1
 def gain_over_uniform(
-    weighted: np.ndarray,  # (n, classes) out-of-fold probabilities of the target rows
-    uniform: np.ndarray,  # (n, classes) of the control, from the same folds
+    weighted: np.ndarray | None,  # (n, classes) out-of-fold probabilities of the target rows
+    uniform: np.ndarray | None,  # (n, classes) of the control, from the same folds
     labels: np.ndarray,  # (n,) class codes
     groups: np.ndarray | None = None,  # (n,) patient, machine, user
     replicates: int = 1000,

@@ -312,7 +312,8 @@ class TwoStageTrAdaBoostR2(_BoostedRegressor):
     ) -> tuple[list[DecisionTreeRegressor], np.ndarray]:
         "AdaBoost.R2 on the target cases, source weights as they are (the authors' AdaBoost.R2')."
         own, floor = weights[m:].sum(), 1 / (2 * (len(rows) - m))
-        weights, trees, votes = weights.copy(), [], []
+        weights, votes = weights.copy(), []
+        trees: list[DecisionTreeRegressor] = []
         for number in range(self.rounds):
             tree = _tree(rows, labels, weights, self.depth, [self.random_state, number])
             wrong = shares_of_largest(np.abs(tree.predict(rows[m:]) - labels[m:]), self.loss)

@@ -9,6 +9,7 @@ __all__ = ['with_target_share', 'Reweighted']
 
 # %% ../../../nbs/api/transfer/instance/reweighting.ipynb #d11086f6
 import numpy as np
+from sklearn.base import clone
 
 from ...domains.domain import Domain
 from ...features.representations import Representation
@@ -115,13 +116,11 @@ class Reweighted(FeatureClassifier):
         unlabelled: Domain | None = None,
     ) -> Interval:
         "Fit this method with its weights and with equal ones, and compare them out of fold on the target rows."
-        found = []
-        for ratio in (self.ratio, "uniform"):
-            method = Reweighted(
-                self.representation, ratio, self.target_share, self.regularisations, self.random_state
-            )
-            found.append(method.fit(target, source, unlabelled).out_of_fold_)
-        return gain_over_uniform(*found, target.labels, target.groups, seed=self.random_state)
+        weighted, uniform = (
+            clone(self).set_params(ratio=ratio).fit(target, source, unlabelled).out_of_fold_
+            for ratio in (self.ratio, "uniform")
+        )
+        return gain_over_uniform(weighted, uniform, target.labels, target.groups, seed=self.random_state)
 
 
 def _weighted_loss(told: np.ndarray | None, labels: np.ndarray, weights: np.ndarray) -> float:

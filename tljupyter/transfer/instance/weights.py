@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 
 from ...refusals import Refusal, nearest
 
@@ -277,7 +278,9 @@ class RuLSIF:
         source, target = _ready(source, target, "uLSIF" if self.alpha == 0 else "RuLSIF")
         unit = median_distance(np.concatenate([source, target]), seed)
         centres = _centres(target, self.centres, seed)
-        width, ridge = self._best(source, target, centres, unit, seed)
+        # many small systems: threads that wait for one another take a hundred times as long on a busy machine
+        with threadpool_limits(1, "blas"):
+            width, ridge = self._best(source, target, centres, unit, seed)
         at_source, at_target = (_bumps(rows, centres, unit * width) for rows in (source, target))
         heights = self._heights(at_source, at_target, (ridge,))[0]
         return _of_mean_one(at_source @ heights)
@@ -324,6 +327,8 @@ class ClassifierRatio:
         "Out-of-fold odds of being a target row, both domains counting the same in all."
         source, target = _ready(source, target, "The classifier of domains")
         rows, domain = np.concatenate([source, target]), np.repeat([0, 1], [len(source), len(target)])
+        if not rows.any():
+            return np.ones(len(source))  # no feature differs anywhere
         parts = StratifiedKFold(min(self.folds, len(source), len(target)), shuffle=True, random_state=seed)
         # one Newton step costs features squared: far fewer steps than lbfgs takes, as long as there are not too many
         solver = "newton-cholesky" if rows.shape[1] <= 1000 else "lbfgs"
