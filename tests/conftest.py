@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A test may be skipped for these reasons only; any other skip fails the run, so that nothing falls silent unnoticed.
 KNOWN_REASONS = (
     r"real data set \S+ is not on this machine",
+    r"sentence encoder \S+ is not installed",
     r"chromium is not installed",
     r"needs a small file system",
     r"needs CUDA",

@@ -216,7 +216,9 @@ def test_methods_are_listed_by_paradigm_without_importing_torch(capsys):
     methods = json.loads(capsys.readouterr().out)
     assert {"name", "paradigm", "needs", "modality", "paper"} == set(methods[0])
     assert {"name": "target only", "paradigm": "baseline"}.items() <= methods[1].items()
-    listing = "import sys; from tljupyter.cli import main; main(['methods']); assert 'torch' not in sys.modules"
+    listing = (
+        "import sys; from tljupyter.cli import main; main(['methods']); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", listing], check=True, capture_output=True, timeout=60)
 
 

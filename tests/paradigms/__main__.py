@@ -17,13 +17,17 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from sklearn.base import clone
 from threadpoolctl import threadpool_limits
 
 from tests.paradigms import Given, Task
 from tests.paradigms.tasks import GRID, TASKS
+from tljupyter.domains.domain import ArrayItems
+from tljupyter.domains.draws import few_shot_draw
 from tljupyter.evidence.arms import TARGET_ONLY, Arm, Headline
 from tljupyter.evidence.comparison import Preset, compare
 from tljupyter.evidence.methods import PLAIN, method_arms
+from tljupyter.features.representations import Rows
 from tljupyter.measures.verdicts import holm
 from tljupyter.refusals import Refusal
 from tljupyter.runs.parts import Parts
@@ -68,7 +72,7 @@ def main() -> int:
 def run(task: Task, data: Path, kept: Path, draws: int) -> list[dict[str, Any]]:
     "All methods on one task; what lies in `kept` is not trained again."
     kept.mkdir(parents=True, exist_ok=True)
-    given = task.read(data / task.data)
+    given = in_rows(task.read(data / task.data))
     arms = (*method_arms([*GRID, *task.methods], given.representation, given.parameters), *given.controls)
     preset = Preset(task.name, (task.labels_per_class,), draws, draws, tuning_draws=0, trials=1)
     headline = Headline(labels_per_class=task.labels_per_class, arm=arms[-1].name, baseline=TARGET_ONLY)
@@ -88,10 +92,22 @@ def run(task: Task, data: Path, kept: Path, draws: int) -> list[dict[str, Any]]:
     return table(task, result, refused)
 
 
+def in_rows(given: Given) -> Given:
+    "The same with rows of numbers for items, learned once from the source and the pool of labels, not from test items."
+    pool = given.target.take(given.target.where("train"))
+    parts = [part for part in (given.source, pool) if part is not None]
+    fitted = clone(given.representation).fit(*parts)
+    source, target = (
+        None
+        if part is None
+        else replace(part, items=ArrayItems(np.asarray(fitted.transform(part), dtype=float)))
+        for part in (given.source, given.target)
+    )
+    return replace(given, source=source, target=target, representation=Rows())
+
+
 def working(arms: Sequence[Arm], given: Given, pool: Any, task: Task) -> tuple[list[Arm], dict[str, str]]:
     "The arms that can do this task, and why the others cannot: tried on one draw."
-    from tljupyter.domains.draws import few_shot_draw
-
     target, usable, refused = given.target, [], {}
     drawn = few_shot_draw(target.labels, task.labels_per_class, 10**6, target.groups, target.where("train"))
     hidden = replace(pool, labels=np.full(len(pool), -1))

@@ -188,7 +188,7 @@ def dermatology(folder: Path) -> Given:
     methods = ("graph prototypes", "graph head")
     shuffled = {"graph": graph.shuffled(SEED, DERMATOSES)}
     controls = tuple(
-        method_arm(name, TableColumns(), shuffled, called=f"{name}, relations shuffled") for name in methods
+        method_arm(name, None, shuffled, called=f"{name}, relations shuffled") for name in methods
     )
     return Given(None, halved(found), TableColumns(), dict.fromkeys(methods, {"graph": graph}), controls)
 
@@ -198,12 +198,14 @@ GRID = (
     "RuLSIF",
     "classifier ratio",
     "TrAdaBoost",
+    "dynamic TrAdaBoost",
     "CORAL",
     "subspace alignment",
     "transfer component analysis",
     "optimal transport",
-    # "augmented",
-    # "shrinkage to the source",
+    "augmented",
+    "shrunk to source",
+    "self-training",
 )  # methods that every task is tried with
 
 REVIEWS = ("books", "dvd", "electronics", "kitchen")

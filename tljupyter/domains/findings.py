@@ -6,7 +6,7 @@ Docs: https://tljupyter.github.io/tljupyter/api/domains/findings.html.md"""
 
 # %% auto #0
 __all__ = ['Severity', 'KINDS', 'Found', 'Finding', 'Repair', 'finding', 'right_spelling', 'respelt', 'typos', 'thin_classes',
-           'missing_labels', 'straddling_groups', 'lost_classes']
+           'missing_labels', 'straddling_groups', 'lost_classes', 'telling_columns']
 
 # %% ../../nbs/api/domains/findings.ipynb #45058202
 import difflib
@@ -17,8 +17,9 @@ from typing import Literal
 
 import numpy as np
 
-from .domain import Domain
+from .domain import Domain, TakenItems
 from .draws import memberships, split_groups
+from .tables import RowItems, frame_of
 from ..refusals import ImpossibleSplit
 
 # %% ../../nbs/api/domains/findings.ipynb #919eb4ae
@@ -35,6 +36,7 @@ KINDS: dict[str, Severity] = {
     "too-few": "stops",
     "one-class": "stops",
     "unlabelled": "warns",
+    "label-in-column": "warns",
 }
 
 
@@ -258,3 +260,46 @@ def lost_classes(
         )
         if before and not after
     ]
+
+# %% ../../nbs/api/domains/findings.ipynb #cb6913d9
+_FEWEST = 20  # labelled rows below which a perfect column may be chance
+
+
+def telling_columns(
+    domain: Domain,
+) -> Found:
+    "Columns of a table that tell the class of every row."
+    items = domain.items.items if isinstance(domain.items, TakenItems) else domain.items
+    if domain.target != "classes" or not isinstance(items, RowItems):
+        return
+    known = np.flatnonzero(domain.labels >= 0)
+    sizes = np.bincount(domain.labels[known], minlength=1)
+    if len(known) < _FEWEST or (sizes > 0).sum() < 2 or sizes[sizes > 0].min() < 5:
+        return
+    frame, codes = frame_of(domain.take(known)), domain.labels[known]
+    telling = [str(column) for column in frame.columns if _tells(frame[column].to_numpy(), codes)]
+    if telling:
+        shown = ", ".join(f'"{column}"' for column in telling)
+        message = (
+            f"column{'s' * (len(telling) > 1)} {shown} alone would tell the class of every row; if that is known "
+            f"only afterwards, leave it out (leave_out={telling})"
+        )
+        yield finding("label-in-column", (), message), None
+
+
+def _tells(
+    values: np.ndarray,  # (n,) numbers, or text
+    codes: np.ndarray,  # (n,) class codes
+) -> bool:
+    "Whether classes are separated: by value where there are few, else by thresholds, one range a class."
+    distinct, own = np.unique(values, return_inverse=True)  # not-a-number is one value, the last
+    if len(distinct) <= len(values) / 5:
+        return len(np.unique(np.column_stack([own, codes]), axis=0)) == len(distinct)
+    if values.dtype == object:
+        return False  # names of rows tell everything, and mean nothing
+    gap = np.isnan(values.astype(float))
+    if gap.any() and not gap.all() and len(np.unique(np.column_stack([gap, codes]), axis=0)) == 2:
+        return True
+    ordered = codes[np.lexsort((codes, own))]
+    tied = len(np.unique(np.column_stack([own, codes]), axis=0)) > len(distinct)
+    return not tied and (np.diff(ordered) != 0).sum() == len(np.unique(codes)) - 1

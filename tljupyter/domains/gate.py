@@ -32,9 +32,12 @@ from tljupyter.domains.findings import (
     respelt,
     right_spelling,
     straddling_groups,
+    telling_columns,
     thin_classes,
     typos,
 )
+from .text_copies import TextSketch, near_duplicate_texts, text_sketch
+from .texts import plain_text
 from ..refusals import Refusal, UnreadableItem, nearest
 
 # %% ../../nbs/api/domains/gate.ipynb #cceb31a9
@@ -42,8 +45,8 @@ from ..refusals import Refusal, UnreadableItem, nearest
 class _Look:
     "What is remembered of one item."
 
-    content: str = ""  # digest of the decoded pixels, or of the item where it is not a picture
-    sketch: Sketch | None = None
+    content: str = ""  # digest of the decoded pixels, of the plain text, or of the values
+    sketch: Sketch | TextSketch | None = None
     fault: str = ""  # why it cannot be read
 
 
@@ -52,6 +55,8 @@ def _look(items: Items, index: int, sketching: bool) -> _Look:
         item = items[index]
     except UnreadableItem as refusal:
         return _Look(fault=str(refusal))
+    if isinstance(item, str):
+        return _Look(content_digest(plain_text(item).encode()), text_sketch(item) if sketching else None)
     if not isinstance(item, Image.Image):
         return _Look(items.digest(index))
     content = content_digest(f"{item.mode}{item.size}".encode(), item.tobytes())
@@ -76,6 +81,28 @@ def _look_at_all(
     return looks
 
 # %% ../../nbs/api/domains/gate.ipynb #2bd48e9f
+@dataclass(frozen=True)
+class _Words:
+    "How messages speak of the items of a modality."
+
+    items: str
+    exact: str  # in what an exact copy is the same
+    changed: str = ""  # what may differ between near copies
+
+
+_SPEECH = {
+    "image": _Words("pictures", "to the pixel", "saved again, resized or cropped"),
+    "text": _Words("texts", "but for case and white space", "a few words changed, added or left out"),
+    "table": _Words("rows", "in every column"),
+    "signal": _Words("windows", "to the sample"),
+    "rating": _Words("pairs of user and item", "to the name"),
+}
+
+
+def _words(domain: Domain) -> _Words:
+    return _SPEECH.get(domain.modality, _Words("items", "in every value"))
+
+
 _KEPT_FIRST = {"test": 0, "valid": 1, "train": 2, "": 3}
 
 
@@ -124,26 +151,29 @@ def _disagree(domain: Domain, copies: np.ndarray) -> bool:
 
 
 def _exact_copies(domain: Domain, copies: list[np.ndarray]) -> Found:
-    "Findings on pictures that occur several times, to the pixel, with different labels or on different sides."
+    "Findings on items that occur several times, unchanged, with different labels or on different sides."
+    what = _words(domain).items
     torn = [one for one in copies if _across(domain, one)]
     if torn:
-        message = f"{len(torn):,} pictures stand on more than one side, so a test would meet what was learnt"
+        message = f"{len(torn):,} {what} stand on more than one side, so a test would meet what was learnt"
         spare = frozenset(index for one in torn for index in _all_but_one(domain, one))
         repair = f"keep each once, on the test side where it can be ({len(spare):,} items left out)"
         kind = "duplicate-across-splits"
         yield finding(kind, _names(domain, torn), message, repair), Repair(kind, spare)
     disputed = [one for one in copies if _disagree(domain, one)]
-    if disputed:
-        message = (
-            f"{len(disputed):,} pictures have copies with another label, and nobody knows which is right"
-        )
+    if disputed and domain.modality == "table":
+        message = f"{len(disputed):,} {what} are equal to others with another label; a method can be right on some only"
+        yield finding("conflicting-labels", _names(domain, disputed), message, severity="warns"), None
+    elif disputed:
+        message = f"{len(disputed):,} {what} have copies with another label, and nobody knows which is right"
         every = frozenset(int(index) for one in disputed for index in one)
         kind, repair = "conflicting-labels", f"leave out all {len(every):,} copies"
         yield finding(kind, _names(domain, disputed), message, repair), Repair(kind, every)
 
 
 def _near_copies(domain: Domain, copies: list[np.ndarray]) -> Found:
-    "Findings on pictures that were saved again, resized or cropped."
+    "Findings on items of which a slightly changed copy exists."
+    speech = _words(domain)
     for torn, kind in ((True, "near-duplicate-across-splits"), (False, "near-duplicate")):
         if not (mine := [one for one in copies if _across(domain, one) == torn]):
             continue
@@ -157,7 +187,7 @@ def _near_copies(domain: Domain, copies: list[np.ndarray]) -> Found:
         disputed = sum(_disagree(domain, one) for one in mine)
         doubt = f"; {disputed:,} of them with different labels" if disputed else ""
         spare = frozenset(index for one in mine for index in _all_but_one(domain, one))
-        message = f"{len(mine):,} pictures with copies (saved again, resized or cropped) {where}{doubt}"
+        message = f"{len(mine):,} {speech.items} with copies ({speech.changed}) {where}{doubt}"
         yield (
             finding(kind, _names(domain, mine), message, f"keep each once ({len(spare):,} items left out)"),
             Repair(kind, spare),
@@ -188,7 +218,7 @@ def _grouped_copies(domain: Domain, copies: list[np.ndarray]) -> Domain:
 class GateReport:
     "What the gate found in a domain, and the part of it that can be used."
 
-    domain: Domain  # items that can be read, each picture once where its copies agree
+    domain: Domain  # items that can be read, each once where its copies agree
     findings: tuple[Finding, ...]
     repairs: tuple[Repair, ...]
 
@@ -261,7 +291,7 @@ class GateReport:
 # %% ../../nbs/api/domains/gate.ipynb #aab6734c
 def check(
     domain: Domain,
-    near_duplicates: bool = True,  # also look for pictures that were saved again, resized or cropped
+    near_duplicates: bool = True,  # also look for changed copies: pictures saved again, texts with other words
     least: int = 2,  # items, from as many groups, that every class needs
     progress: Callable[[int, int], None] | None = None,  # told items done and items in all
 ) -> GateReport:
@@ -279,16 +309,28 @@ def check(
     found += spare
     spoken = respelt(domain, right_spelling(domain))
     exact = _same_content(looks)
-    near = _sets(find_near_duplicates([look.sketch for look in looks]), len(looks))
+    near = _sets(_near_pairs(looks), len(looks))
     near = [one for one in near if len({looks[index].content for index in one}) > 1]
     for source in (_exact_copies(spoken, exact), _near_copies(spoken, near), straddling_groups(spoken)):
         found += source
-    for source in (typos(domain), thin_classes(spoken, least), missing_labels(domain)):
+    for source in (
+        typos(domain),
+        thin_classes(spoken, least),
+        missing_labels(domain),
+        telling_columns(spoken),
+    ):
         found += source
     findings, repairs = zip(*found, strict=True) if found else ((), ())
     return GateReport(
         _grouped_copies(domain, near), tuple(findings), tuple(one for one in repairs if one is not None)
     )
+
+
+def _near_pairs(looks: Sequence[_Look]) -> list[tuple[int, int]]:
+    "Pairs of pictures, and of texts, of which one is nearly the other."
+    pictures = [look.sketch if isinstance(look.sketch, Sketch) else None for look in looks]
+    texts = [look.sketch if isinstance(look.sketch, TextSketch) else None for look in looks]
+    return find_near_duplicates(pictures) + near_duplicate_texts(texts)
 
 
 def _kept(domain: Domain, looks: list[_Look], left_out: set[int]) -> tuple[Domain, list[_Look]]:
@@ -300,13 +342,13 @@ def _kept(domain: Domain, looks: list[_Look], left_out: set[int]) -> tuple[Domai
 def _without_spare_copies(
     domain: Domain, looks: list[_Look]
 ) -> tuple[Domain, list[_Look], list[tuple[Finding, Repair | None]]]:
-    "Keep pictures once where their copies agree on label and side."
+    "Keep items once where their copies agree on label and side."
     spoken = respelt(domain, right_spelling(domain))
     agreed = [one for one in _same_content(looks) if not _across(spoken, one) and not _disagree(spoken, one)]
     spare = [index for one in agreed for index in _all_but_one(domain, one)]
     if not spare:
         return domain, looks, []
-    message = f"{len(spare):,} items are copies, to the pixel, of others that are kept; left out"
+    message = f"{len(spare):,} items are copies, {_words(domain).exact}, of others that are kept; left out"
     found: list[tuple[Finding, Repair | None]] = [
         (finding("exact-duplicate", domain.names[spare], message), None)
     ]

@@ -37,13 +37,13 @@ class Rows(BaseEstimator):
 
     def fit(self, *domains: Domain) -> "Rows":
         "See how long a row is; domains with rows of different length are refused."
-        lengths = {domain.name: self._length(domain) for domain in domains if len(domain)}
-        if len(set(lengths.values())) > 1:
-            found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        lengths = [(domain.name, self._length(domain)) for domain in domains if len(domain)]
+        if len({length for _, length in lengths}) > 1:
+            found = ", ".join(f"{name} has {length}" for name, length in lengths)
             raise Refusal(
                 f"Rows of different length: {found} numbers an item. Bring the domains to the same features first."
             )
-        self.length_ = next(iter(lengths.values()), 0)
+        self.length_ = lengths[0][1] if lengths else 0
         return self
 
     def transform(

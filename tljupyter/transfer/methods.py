@@ -51,6 +51,7 @@ _ADAPTS = (
     "unlabelled",
 )  # works without target labels too, and uses them where there are any
 _TUNES = ("target labels", "backbone")
+_ALIGNS = ("source labels", "unlabelled", "backbone")
 _HERE = "tljupyter.transfer"
 
 
@@ -179,6 +180,83 @@ _LISTED = (
         _ADAPTS,
         "Courty et al. 2017, Optimal Transport for Domain Adaptation",
         "alignment.transport:OptimalTransport",
+    ),
+    _rows(
+        "optimal transport, classes apart",
+        "feature",
+        _ADAPTS,
+        "Courty et al. 2017, Optimal Transport for Domain Adaptation",
+        "alignment.transport:OptimalTransport",
+        class_separation=0.1,
+    ),
+    _rows(
+        "augmented",
+        "feature",
+        _BOTH,
+        "Daume 2007, Frustratingly Easy Domain Adaptation",
+        "alignment.augmented:Augmented",
+    ),
+    _rows(
+        "source free, statistics",
+        "feature",
+        ("source labels", "unlabelled"),
+        "Li et al. 2017, Revisiting Batch Normalization for Practical Domain Adaptation",
+        "alignment.source_free:SourceFree",
+        adaptation="statistics",
+    ),
+    _rows(
+        "source free",
+        "feature",
+        ("source labels", "unlabelled"),
+        "Liang et al. 2020, Do We Really Need to Access the Source Data?",
+        "alignment.source_free:SourceFree",
+    ),
+    _images(
+        "Deep CORAL",
+        "feature",
+        _ALIGNS,
+        "Sun and Saenko 2016, Deep CORAL: Correlation Alignment for Deep Domain Adaptation",
+        "alignment.deep:DeepAligned",
+        alignment="coral",
+    ),
+    _images(
+        "DAN",
+        "feature",
+        _ALIGNS,
+        "Long et al. 2015, Learning Transferable Features with Deep Adaptation Networks",
+        "alignment.deep:DeepAligned",
+        alignment="dan",
+    ),
+    _images(
+        "DANN",
+        "feature",
+        _ALIGNS,
+        "Ganin et al. 2016, Domain-Adversarial Training of Neural Networks",
+        "alignment.deep:DeepAligned",
+        alignment="dann",
+    ),
+    _images(
+        "CDAN",
+        "feature",
+        _ALIGNS,
+        "Long et al. 2018, Conditional Adversarial Domain Adaptation",
+        "alignment.deep:DeepAligned",
+        alignment="cdan",
+    ),
+    _images(
+        "MCC",
+        "feature",
+        _ALIGNS,
+        "Jin et al. 2020, Minimum Class Confusion for Versatile Domain Adaptation",
+        "alignment.deep:DeepAligned",
+        alignment="mcc",
+    ),
+    _rows(
+        "shrunk to source",
+        "model",
+        _BOTH,
+        "Kuzborskij and Orabona 2013, Stability and Hypothesis Transfer Learning",
+        "shrinkage:ShrunkToSource",
     ),
     _rows(
         "self-training",
