@@ -133,7 +133,7 @@ class Alignment(LossTerm):
     def begin(self, network: Network, spec: TrainingSpec) -> list[nn.Parameter]:
         "Start the streams of target images; their chance is not the loop's, whose batches are the same with every term."
         self.rng, self.spec = np.random.default_rng([spec.seed, 1]), spec
-        self.boundary, self.moving = len(network.backbone.stages), []
+        self.boundary, self.moving = len(network.backbone.stages), list[Any]()
         labels = self.target.labels
         self.labelled = np.flatnonzero(labels >= 0) if self.target.share else np.empty(0, dtype=np.int64)
         self.of_all = endless_batches(len(labels), spec.batch_size, self.rng)
@@ -161,10 +161,14 @@ class Alignment(LossTerm):
             if len(known):
                 total = total + self._classification(logits[len(seen) :].float(), known)
             if self.compares:
-                both = step.features, step.logits, features[: len(seen)], logits[: len(seen)]
-                total = total + self.distance(
-                    Sides(*(rows.float() for rows in both), schedule(step.step / max(1, step.steps)))
+                sides = Sides(
+                    step.features.float(),
+                    step.logits.float(),
+                    features[: len(seen)].float(),
+                    logits[: len(seen)].float(),
+                    schedule(step.step / max(1, step.steps)),
                 )
+                total = total + self.distance(sides)
         return total
 
     def _classification(self, logits: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
@@ -433,6 +437,8 @@ class DeepAligned(DomainClassifier):
         self.network_ = transfer_structure(self.backbone, classes, self.random_state)
         terms, inputs = self._terms(target, unlabelled), self._inputs(source)
         self.history_ = train(self.network_, plan, inputs, labels, spec, self.observer, terms)
+        if self.alignment == "adabn" and not terms[0].moving:
+            self._note("no normalisation statistics move here, so adabn is the same as none.")
         last = len(self.backbone.stages)
         self.boundary_ = min((int(row["boundary"]) for row in self.history_), default=last)
         self.classes_ = np.arange(len(classes))
@@ -456,16 +462,19 @@ class DeepAligned(DomainClassifier):
             raise Refusal(f"strength = {self.strength}; give a number from 0.")
         if not 0 <= self.target_share < 1:
             raise Refusal(f"target_share = {self.target_share}; give a share from 0 to below 1.")
-        if source is None or not len(source):
+        if len(source or ()) < 2:
             raise Refusal(f"{self.name} carries knowledge from labelled source items; give a source domain.")
         if self.alignment != "none" and len(unlabelled or ()) < 2:
             raise Refusal(
                 f"{self.name} needs two or more unlabelled items of the target domain; give unlabelled=... "
                 "(the labelled ones will do where there are no others)."
             )
-        same = _same_items(source, unlabelled)
-        note = f"{self.name}: source and target are the same items; nothing can be carried over."
-        self.notes_ = (note,) if same else ()
+        self.notes_ = ()
+        if _same_items(source, unlabelled):  # type: ignore[arg-type]
+            self._note("source and target are the same items; nothing can be carried over.")
+
+    def _note(self, text: str) -> None:
+        self.notes_ += (f"{self.name}: {text}",)
 
     def _inputs(self, domain: Domain) -> DomainInputs:
         views = self.views if self.augmentations is not None else 1
