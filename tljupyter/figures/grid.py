@@ -12,12 +12,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .style import GRID, INK, MUTED, OKABE_ITO, PAPER, house_style
+from .faces import Picture
+from .style import GRID, INK, MUTED, OKABE_ITO, PAPER
 from .words import points
 from ..refusals import Refusal
 
@@ -29,21 +29,30 @@ _FILLS = {"helps": OKABE_ITO["blue"], "hurts": OKABE_ITO["vermilion"], "no diffe
 def gain_grid(
     rows: Sequence[Mapping[str, Any]],  # task, method, paradigm, gain (a fraction or None), verdict
     titles: Mapping[str, str] | None = None,  # of tasks, for people; their names when None
-) -> Figure:
+) -> Picture:
     "Gains of methods (down) on tasks (across), in points; coloured where the interval is clear of zero."
     if not rows:
         raise Refusal("There are no rows to draw; run a comparison first.")
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     methods = _by_paradigm(rows)
     cells = {(row["method"], row["task"]): row for row in rows}
-    with matplotlib.rc_context(house_style()):
-        figure = Figure(figsize=(3.2 + 1.15 * len(tasks), 1.6 + 0.3 * len(methods)), layout="constrained")
+
+    def draw(width: float) -> Figure:
+        room = max(width, 2.8 + 0.62 * len(tasks))  # a cell must hold its number
+        figure = Figure(figsize=(room, 0.7 + 0.27 * len(methods)), layout="constrained")
         axes = figure.subplots()
         for down, (method, _) in enumerate(methods):
             for across, task in enumerate(tasks):
                 _draw_cell(axes, across, down, cells.get((method, task)))
         _label(axes, tasks, methods, titles or {})
-    return figure
+        return figure
+
+    clear = [
+        f"{row['method']} {row['verdict']} on {row['task']} ({points(row['gain'])})"
+        for row in rows
+        if row["verdict"] in ("helps", "hurts")
+    ]
+    return Picture(draw, f"Gains of {len(methods)} methods on {len(tasks)} tasks. " + "; ".join(clear) + ".")
 
 
 def _by_paradigm(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:  # method, paradigm
@@ -70,7 +79,9 @@ def _label(
     axes.set_xlim(-0.5, len(tasks) - 0.5)
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.set_xticks(
-        range(len(tasks)), [textwrap.fill(titles.get(task, task), 16) for task in tasks], fontsize=8.5
+        range(len(tasks)),
+        [textwrap.fill(titles.get(task, task), 9, break_long_words=False) for task in tasks],
+        fontsize=8,
     )
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(methods)), [method for method, _ in methods])
@@ -82,4 +93,4 @@ def _label(
             axes.axhline(down - 0.5, color=INK, linewidth=0.8)
     for paradigm in dict.fromkeys(paradigm for _, paradigm in methods):
         first = next(i for i, (_, own) in enumerate(methods) if own == paradigm)
-        axes.text(len(tasks) - 0.45, first, f"{paradigm}", color=MUTED, va="center", fontsize=8.5)
+        axes.text(len(tasks) - 0.45, first, f"{paradigm}", color=MUTED, va="center", fontsize=8)
