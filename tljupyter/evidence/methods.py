@@ -31,7 +31,8 @@ def method_arm(
     method = find_method(name)
     parameters = dict(given or {})
     _check(method, parameters)
-    if method.name != MAJORITY:
+    on_images = method.modality == "images"
+    if method.name != MAJORITY and not on_images:
         parameters["representation"] = representation
     note = f"{method.paradigm}-based, {method.paper}" if method.paper else ""
 
@@ -39,17 +40,14 @@ def method_arm(
         chance = {} if method.name == MAJORITY else {"random_state": seed}
         return method.make(**{**parameters, **trial, **chance})
 
-    return Arm(called or name, make, note=note)
+    return Arm(called or name, make, trains_network=on_images, note=note)
 
 
 def _check(method: Method, given: Mapping[str, Any]) -> None:
     "Refuse now what would fail in the first draw."
-    if method.modality != "rows":
-        raise Refusal(
-            f"{method.name} works on images with a backbone; its arm comes from evidence.images.ImageArms."
-        )
-    if "graph" in method.needs and "graph" not in given:
-        raise Refusal(f"{method.name} needs a graph of the classes; give it as given={{'graph': ...}}.")
+    for need, what in (("graph", "a graph of the classes"), ("backbone", "a backbone, and works on images")):
+        if need in method.needs and need not in given:
+            raise Refusal(f"{method.name} needs {what}; give it as given={{'{need}': ...}}.")
 
 
 def method_arms(
