@@ -24,6 +24,7 @@ from tljupyter.transfer.baselines import FromScratch, ScratchNetwork
 from tljupyter.transfer.finetuning import TERMS, FineTuned, pretrain, transfer_structure
 from tljupyter.transfer.heads import solve_head
 from tljupyter.transfer.inputs import DomainInputs
+from tljupyter.transfer.multitask import MultiTask
 from tljupyter.transfer.penalties import BSS, DELTA, L2SP, CoTuning, Distillation, WeightAverage
 from tljupyter.transfer.pooling import TargetOnly
 from tljupyter.transfer.probe import LinearProbe, stage_features
@@ -87,7 +88,7 @@ WAYS = {
     **{
         f"term {name}": lambda name=name: tuned(terms=(name,))
         for name in TERMS
-        if name not in ("distillation", "co-tuning")
+        if name not in ("distillation", "co-tuning", "multi-task")
     },
     "co-tuning": lambda: tuned(terms=(CoTuning(known()),)),
     "distillation": lambda: tuned(terms=(Distillation(teacher()),)),
@@ -147,6 +148,7 @@ def test_one_label_a_class_and_a_class_without_labels(way):
         ({"moves": "norm"}, "norms"),
         ({"plan": "gradul"}, "gradual"),
         ({"terms": ("co-tuning",)}, "head"),
+        ({"terms": ("multi-task",)}, "two tasks"),
         ({"terms": ("distillation",)}, "teacher"),
         ({"terms": (Distillation(LinearProbe(None)),)}, "not fitted"),
         ({"terms": (PseudoLabels(),)}, "unlabelled"),
@@ -331,6 +333,25 @@ def test_cotuning_relates_classes_and_trains_the_source_head():
     solved = begun(CoTuning(), source=digits(0, 1, 2))[1]
     assert solved.relation.shape == (3, 3)
     np.testing.assert_allclose(solved.relation, term.relation, atol=0.6)
+
+
+def test_joint_training_keeps_the_source_that_fine_tuning_forgets():
+    source = digits(0, 1, 2)
+    spec = TrainingSpec(epochs=12, learning_rate=3e-3)
+
+    def left(terms) -> float:
+        "How well a head solved on a few source items tells the others apart on the trained stages."
+        model = FineTuned(backbone(), "all", spec, terms=terms).fit(target(), source)
+        probe = LinearProbe(model.network_.backbone).fit(few(source))
+        return probe.score(source, source.labels)
+
+    assert left((MultiTask(strength=3.0),)) > left(())
+    network, term = begun(MultiTask(strength=2.0), source=source)
+    rows = np.random.default_rng([0, 2]).integers(0, len(source), 6)
+    images = torch.from_numpy(np.stack([network.backbone.input(source.items[i]) for i in rows]))
+    said = term.head(network.backbone.module(images))
+    wanted = 2 * torch.nn.functional.cross_entropy(said, torch.as_tensor(source.labels[rows]))
+    torch.testing.assert_close(term.loss(a_step(network)), wanted)
 
 
 def test_an_average_is_the_mean_of_the_last_steps():

@@ -523,7 +523,7 @@ def test_an_encoder_that_is_not_there_is_refused_at_once(tmp_path, monkeypatch):
         SentenceEncoder(tmp_path).fit(domain)
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     (tmp_path / "tokenizer.json").write_text("{}")
-    monkeypatch.setattr("tljupyter.features.texts.find_spec", lambda name: None)
+    monkeypatch.setattr("tljupyter.backbones.encoders.find_spec", lambda name: None)
     with pytest.raises(Refusal, match=r'pip install "tljupyter\[text\]"'):
         SentenceEncoder(tmp_path).fit(domain)
 

@@ -1,5 +1,6 @@
 """The loop obeys the plan and the observer, and its numbers come from its seed."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from tljupyter.backbones.weights import load_backbone
 from tljupyter.freezing import FreezePlan
 from tljupyter.refusals import Refusal
 from tljupyter.training import (
+    LossTerm,
     Network,
     Orders,
     Quiet,
@@ -121,6 +123,70 @@ def test_orders_are_obeyed_at_the_next_step(toy):
     assert "thawed" in [e.kind for e in thaw.events], last
 
 
+class Score(LossTerm):
+    "Calls a chosen epoch the best, and adds nothing to the loss."
+
+    def __init__(self, best):
+        self.best, self.states = best, []
+
+    def loss(self, step):
+        return step.logits.new_zeros(())
+
+    def epoch(self, network, boundary):
+        self.states.append([values(stage.module) for stage in network.backbone.stages])
+        return {"valid_loss": 1.0, "valid_balanced_accuracy": float(len(self.states) - 1 == self.best)}
+
+
+@pytest.mark.parametrize("best", [0, 2, 3])
+def test_the_best_epoch_comes_back_whole_whatever_thawed_since(toy, best):
+    network, pixels, labels = toy
+    start = [values(stage.module) for stage in network.backbone.stages]
+    score, inputs = Score(best), Pixels(pixels, network.backbone.copy())
+    plan, spec = FreezePlan.gradual(network.backbone, every=1), TrainingSpec(epochs=4, keep="best")
+    history = train(network, plan, inputs, labels, spec, terms=(score,))
+    assert [row["epoch"] for row in history if row["best"]][-1] == best
+    for stage, kept, first in zip(network.backbone.stages, score.states[best], start, strict=True):
+        assert same(kept, stage.module), stage.name
+        assert best > 0 or same(first, stage.module)  # in epoch 0 only the head trained
+
+
+def test_without_validation_only_a_stopped_training_goes_back(toy):
+    network, pixels, labels = toy
+    inputs, plan = Pixels(pixels, network.backbone.copy()), FreezePlan.last(network.backbone)
+    spec = TrainingSpec(epochs=4, keep="best")
+    runs = {}
+    for keep in ("last", "best"):
+        one = Network(network.backbone.copy(), copy.deepcopy(network.head), network.classes)
+        train(one, plan, inputs, labels, replace(spec, keep=keep))
+        runs[keep] = values(one.head)
+    assert all(torch.equal(runs["last"][name], value) for name, value in runs["best"].items())
+    stop = Conductor(5, Orders(stop=True))  # in the middle of the third epoch
+    one = Network(network.backbone.copy(), copy.deepcopy(network.head), network.classes)
+    history = train(one, plan, inputs, labels, spec, stop)
+    best = int(min(history, key=lambda row: row["loss"])["epoch"])
+    assert stop.events[-1].kind == "stopped" and stop.events[-1].values == {"best_epoch": best}
+
+
+def test_a_pause_loses_no_order_and_the_last_word_is_not_missed(toy):
+    network, pixels, labels = toy
+    paused = [Orders(), Orders(pause=True, rate=0.5), Orders(pause=True, more_epochs=1), Orders()]
+    asked = iter(
+        [*paused, Orders(), Orders(), Orders(), Orders(), Orders(more_epochs=1)]
+    )  # 6 steps, and the end
+
+    class Paused(Conductor):
+        def ask(self):
+            return next(asked, Orders())
+
+    watcher = Paused(-1, Orders())
+    inputs, spec = Pixels(pixels, network.backbone), TrainingSpec(epochs=2)
+    plan = FreezePlan.linear_probe(network.backbone)
+    history = train(network, plan, inputs, labels, spec, watcher)
+    assert len(history) == 4  # one epoch more while paused, one more after the last step
+    rates = [event.values["learning_rate"] for event in watcher.events if event.kind == "step"]
+    assert rates[0] == spec.learning_rate and rates[1] < 0.51 * spec.learning_rate
+
+
 def test_every_label_is_used_and_no_batch_holds_one_image():
     for count in range(1, 70):
         found = batches(count, 16, np.random.default_rng(0))
@@ -133,10 +199,10 @@ def test_seeded_whatever_the_global_state(toy):
     results = []
     for noise in (1, 2):
         torch.manual_seed(noise)
-        copy = Network(network.backbone.copy(), nn.Linear(network.backbone.features, 2), network.classes)
-        copy.head.load_state_dict(network.head.state_dict())
-        train(copy, FreezePlan.all(copy.backbone), Pixels(pixels), labels, TrainingSpec(epochs=3))
-        results.append(predict(copy, Pixels(pixels)))
+        one = Network(network.backbone.copy(), nn.Linear(network.backbone.features, 2), network.classes)
+        one.head.load_state_dict(network.head.state_dict())
+        train(one, FreezePlan.all(one.backbone), Pixels(pixels), labels, TrainingSpec(epochs=3))
+        results.append(predict(one, Pixels(pixels)))
     np.testing.assert_array_equal(*results)
 
 

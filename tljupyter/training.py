@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ class Event:
     epoch: int  # counted from 0
     step: int  # steps done
     steps: int  # steps planned in all
-    values: Mapping[str, float] = field(default_factory=dict)  # loss, accuracy, seconds, boundary
+    values: Mapping[str, float] = field(
+        default_factory=dict
+    )  # loss, images, learning_rate; or an epoch's row
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,11 @@ class TrainingSpec:
     seed: int = 0
     device: str = "cpu"
     precision: str = "float32"  # or "bfloat16" (autocast, CUDA only)
+    keep: Literal["last", "best"] = "last"  # the weights left behind: of the last step, or of the best epoch
 
     def __post_init__(self):
+        if self.keep not in ("last", "best"):
+            raise Refusal(f'keep = "{self.keep}"; choose last or best.')
         if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
             raise Refusal(f"Training needs epochs >= 1, batch_size >= 2 and learning_rate > 0; got {self}.")
 
@@ -164,6 +169,14 @@ class LossTerm:
         network: Network,
     ) -> None:
         "Called after every optimiser step."
+
+    def epoch(
+        self,
+        network: Network,  # its modes may be changed: the next epoch sets them again
+        boundary: int,  # leading stages that have not changed so far
+    ) -> Mapping[str, float]:
+        "Called after every epoch; what it measures joins the epoch's row."
+        return {}
 
     def end(
         self,
@@ -224,6 +237,55 @@ def class_weights(
     return torch.tensor(weights, dtype=torch.float32)
 
 # %% ../nbs/api/training.ipynb #c6519660
+def _rank(
+    row: Mapping[str, float],  # of an epoch
+) -> tuple[float, ...]:  # larger is better
+    "By validation where there is one: balanced accuracy, equal ones by loss. Else by the training loss."
+    if "valid_loss" in row:
+        return row.get("valid_balanced_accuracy", 0.0), -row["valid_loss"]
+    return (-row["loss"],)
+
+
+class _Best:
+    "Weights of the best epoch so far, to come back to. Only what moves is copied."
+
+    def __init__(self) -> None:
+        self.before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # as they were until they first moved
+        self.kept: dict[int, torch.Tensor] = {}
+        self.rank: tuple[float, ...] = ()
+        self.epoch = -1
+
+    def watch(self, moving: Sequence[torch.Tensor]) -> None:
+        for tensor in moving:
+            if id(tensor) not in self.before:
+                self.before[id(tensor)] = tensor, tensor.detach().clone()
+        self.moving = moving
+
+    def offer(self, row: Mapping[str, float]) -> bool:
+        "Whether this epoch is the best so far; then its weights are copied."
+        rank = _rank(row)
+        if self.rank and rank <= self.rank:
+            return False
+        self.rank, self.epoch = rank, int(row["epoch"])
+        self.kept = {id(tensor): tensor.detach().clone() for tensor in self.moving}
+        return True
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        "Back to the best epoch; what began to move after it gets its first values. Nothing where no epoch ended."
+        for key, (tensor, first) in self.before.items() if self.kept else ():
+            tensor.copy_(self.kept.get(key, first))
+
+
+def _tensor(
+    rows: np.ndarray,  # (b, *shape)
+    device: str | torch.device,
+) -> torch.Tensor:
+    "Rows as a network reads them; maps with their channels last, in which convolutions train 1.2 to 1.4 times as fast."
+    found = torch.as_tensor(np.ascontiguousarray(rows), dtype=torch.float32, device=device)
+    return found.contiguous(memory_format=torch.channels_last) if found.ndim == 4 else found
+
+
 class _Loop:
     "State of one training: optimiser, plan in force, boundary, steps done."
 
@@ -244,6 +306,8 @@ class _Loop:
         self.labels = torch.as_tensor(labels, dtype=torch.long, device=spec.device)
         weights = class_weights(labels, len(network.classes)) if spec.balance else None
         self.loss = nn.CrossEntropyLoss(weights, label_smoothing=spec.label_smoothing).to(spec.device)
+        self.best = _Best() if spec.keep == "best" else None
+        self.stopped = False
         self.boundary = -1  # no epoch has begun
         self.trained: set[int] = set()  # identities of the parameters that the optimiser moves
 
@@ -254,7 +318,7 @@ class _Loop:
     def say(self, kind: str, values: Mapping[str, float] | None = None) -> None:
         self.observer.tell(Event(kind, self.epoch, self.step, self.steps, dict(values or {})))
 
-    def begin_epoch(self, force: bool = False) -> None:
+    def follow_plan(self) -> None:
         "Bring modules and optimiser in line with the plan of this epoch."
         backbone = self.network.backbone
         self.plan.apply(backbone, self.epoch)
@@ -263,29 +327,65 @@ class _Loop:
         if self.of_terms:
             groups.append({"name": "terms", "params": self.of_terms, "lr": groups[-1]["lr"]})
         trained = {id(p) for group in groups for p in group["params"]}
-        if force or self.boundary < 0 or trained != self.trained:
+        if self.boundary < 0 or trained != self.trained:
             self.optimiser = torch.optim.AdamW(groups, weight_decay=self.spec.weight_decay)
             self.base = [group["lr"] for group in self.optimiser.param_groups]
+            if self.best is not None:
+                self.best.watch(self._moving())
             if self.boundary >= 0:
                 self.say("thawed", {"boundary": boundary})
         self.trained, self.boundary = trained, boundary
 
+    def _moving(self) -> list[torch.Tensor]:
+        "Parameters that train, and statistics that follow the data."
+        moving: list[torch.Tensor] = [
+            p for module in (self.network.backbone.module, self.network.head) for p in module.parameters()
+        ]
+        moving = [tensor for tensor in moving if tensor.requires_grad]
+        for module in self.network.backbone.module.modules():
+            moving += module.buffers(recurse=False) if module.training else []
+        return moving
+
     def obey(self) -> bool:
-        "Carry out what the observer asks; False when it wants the training to end."
-        while (orders := self.observer.ask()).pause and not orders.stop:
-            time.sleep(0.05)
-        self.rate *= orders.rate
-        self.epochs += orders.more_epochs
-        if orders.thaw:
-            self.plan = thawed(self.plan, orders.thaw)
-            self.begin_epoch(force=True)
-        return not orders.stop
+        "Carry out what the observer asks, also while it pauses; False when it wants the training to end."
+        while True:
+            orders = self.observer.ask()
+            self.rate *= orders.rate
+            self.epochs += orders.more_epochs
+            if orders.thaw:
+                self.plan = thawed(self.plan, orders.thaw)
+                self.follow_plan()
+            self.stopped = self.stopped or orders.stop
+            if self.stopped or not orders.pause:
+                return not self.stopped
+            time.sleep(0.02)
+
+    def goes_on(self) -> bool:
+        "Whether another epoch is wanted; the observer is asked once more before the last word."
+        return self.epoch < self.epochs or (self.obey() and self.epoch < self.epochs)
+
+    @property
+    def learning_rate(self) -> float:
+        "The base rate at this step; stages and head have multiples of it."
+        return self.spec.learning_rate * self.rate * rate_at(self.step, self.steps)
+
+    def leave(self) -> None:
+        "Say how it ended, and go back to the best weights where they are wanted."
+        judged = self.best is not None and len(self.best.rank) > 1
+        if self.best is not None and (judged or self.stopped):
+            self.best.restore()
+            values = {"best_epoch": self.best.epoch} if self.best.kept else {}
+        else:
+            values = {}
+        self.say("stopped" if self.stopped else "finished", values)
+        for term in self.terms:
+            term.end(self.network)
 
     def update(self, inputs: np.ndarray, rows: np.ndarray) -> tuple[float, int]:
         "One optimiser step; returns the batch's loss and how many it had right."
         for group, base in zip(self.optimiser.param_groups, self.base, strict=True):
             group["lr"] = base * self.rate * rate_at(self.step, self.steps)
-        x = torch.as_tensor(np.ascontiguousarray(inputs), dtype=torch.float32, device=self.spec.device)
+        x = _tensor(inputs, self.spec.device)
         y = self.labels[torch.as_tensor(rows, device=self.spec.device)]
         kind = self.spec.device.split(":")[0]
         with torch.autocast(
@@ -337,48 +437,50 @@ def train(
     if len(labels) != len(inputs) or len(labels) == 0:
         raise Refusal(f"{len(inputs)} images and {len(labels)} labels: training needs one label an image.")
     for module in (network.backbone.module, network.head):
-        module.to(spec.device)
+        module.to(spec.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     rng, history = np.random.default_rng(spec.seed), []
     devices = [spec.device] if spec.device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(spec.seed)
         loop = _Loop(network, plan, spec, labels, observer or Quiet(), terms)
         loop.say("started")
-        while loop.epoch < loop.epochs:
+        while loop.goes_on():
             row = _epoch(loop, inputs, rng)
             if row is None:
-                loop.say("stopped")
                 break
             history.append(row)
             loop.say("epoch", row)
             loop.epoch += 1
-        else:
-            loop.say("finished")
-        for term in terms:
-            term.end(network)
+        loop.leave()
     network.backbone.module.eval()
     return history
 
 
 def _epoch(loop: _Loop, inputs: Inputs, rng: np.random.Generator) -> dict[str, float] | None:
     "All batches once; None when the observer ended the training."
-    loop.begin_epoch()
+    loop.follow_plan()
     started, total, right, count = time.perf_counter(), 0.0, 0, len(inputs)
     for rows in batches(count, loop.spec.batch_size, rng):
         if not loop.obey():
             return None
         views = rng.integers(0, inputs.views, len(rows))
+        rate = loop.learning_rate
         loss, hits = loop.update(inputs.batch(loop.boundary, rows, views), rows)
         total, right = total + loss * len(rows), right + hits
-        loop.say("step", {"loss": loss})
+        loop.say("step", {"loss": loss, "images": len(rows), "learning_rate": rate})
     seconds = time.perf_counter() - started
-    return {
+    row = {
         "epoch": loop.epoch,
         "loss": total / count,
         "accuracy": right / count,
         "boundary": loop.boundary,
         "seconds": seconds,
     }
+    for term in loop.terms:
+        row |= term.epoch(loop.network, loop.boundary)
+    if loop.best is not None:
+        row["best"] = float(loop.best.offer(row))
+    return row
 
 # %% ../nbs/api/training.ipynb #6086cb6c
 @torch.inference_mode()
@@ -395,6 +497,6 @@ def predict(
     for start in range(0, len(inputs), batch_size):
         rows = np.arange(start, min(start + batch_size, len(inputs)))
         features = inputs.batch(boundary, rows, np.zeros(len(rows), dtype=int))
-        x = torch.as_tensor(np.ascontiguousarray(features), dtype=torch.float32, device=device)
+        x = _tensor(features, device)
         parts.append(network.logits(x, boundary).softmax(1).cpu().numpy())
     return np.concatenate(parts)

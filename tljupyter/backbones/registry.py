@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import Self
 
+import numpy as np
 import torch
 import torchvision
 from torch import nn
@@ -174,7 +176,16 @@ class Backbone:
         self._check(boundary)
         return state_digest(self._state(boundary))
 
-    def copy(self) -> "Backbone":
+    def averaged(
+        self,
+        values: np.ndarray,  # (n, *shape after a stage): maps (channels, h, w), tokens (tokens, channels) or vectors
+    ) -> np.ndarray:  # (n, channels) float32
+        "What a stage gives, averaged over positions."
+        if values.ndim == 3:
+            return values.mean(1, dtype=np.float32)
+        return values.reshape(*values.shape[:2], -1).mean(2, dtype=np.float32) if values.ndim > 3 else values
+
+    def copy(self) -> Self:
         "The same backbone with weights of its own."
         return dataclasses.replace(self, stages=tuple(copy.deepcopy(self.stages)))
 

@@ -163,7 +163,7 @@ class Stage:
     "A part of a network that one tensor enters and one tensor leaves."
 
     name: str  # "stem", "pool" or a module path of the network
-    module: fx.GraphModule  # runs the stage; shares its layers with the network, under the same names
+    module: nn.Module  # runs the stage; shares its layers with the network, under the same names
 
     @property
     def parameters(self) -> int:

@@ -9,14 +9,9 @@ __all__ = ['texts_of', 'BagOfWords', 'SentenceEncoder']
 
 # %% ../../nbs/api/features/texts.ipynb #2fdf3043
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -24,10 +19,11 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
+from ..backbones.encoders import complete_folder, encoder_digest, open_encoder
 from ..domains.domain import Domain
 from ..domains.texts import WORD, plain_text
 from .cache import FeatureCache, FeatureKey
-from ..refusals import MismatchedWeights, MissingWeights, Refusal
+from ..refusals import MismatchedWeights, Refusal
 
 # %% ../../nbs/api/features/texts.ipynb #283333b9
 def texts_of(
@@ -111,12 +107,15 @@ class SentenceEncoder(BaseEstimator):
 
     def fit(self, *domains: Domain) -> "SentenceEncoder":
         "Find the model and look at the first texts; nothing is learnt. Refuses at once what is not on this machine."
-        _, model = _opened(self.folder, self.device)
+        _, model = open_encoder(self.folder, self.device)
         if self.most_tokens < 3:
             raise Refusal(
                 f"most_tokens={self.most_tokens}: give 3 or more; two tokens mark the ends of a text."
             )
-        self.weights_, self.length_ = _digest(Path(self.folder).expanduser()), int(model.config.hidden_size)
+        self.weights_, self.length_ = (
+            encoder_digest(Path(self.folder).expanduser()),
+            int(model.config.hidden_size),
+        )
         for domain in domains:
             texts_of(domain.take(range(min(1, len(domain)))))
         return self
@@ -126,7 +125,7 @@ class SentenceEncoder(BaseEstimator):
         domain: Domain,
     ) -> np.ndarray:  # (n, hidden size)
         "Numbers of every text."
-        if (found := _digest(_complete(self.folder))) != self.weights_:
+        if (found := encoder_digest(complete_folder(self.folder))) != self.weights_:
             raise MismatchedWeights(
                 f"{self.folder}: holds another encoder ({found[:8]}) than the one this was fitted with ({self.weights_[:8]})."
             )
@@ -150,7 +149,7 @@ class SentenceEncoder(BaseEstimator):
         "Read texts, those of like length together."
         import torch
 
-        tokenizer, model = _opened(self.folder, self.device)
+        tokenizer, model = open_encoder(self.folder, self.device)
         most = min(self.most_tokens, int(getattr(model.config, "max_position_embeddings", self.most_tokens)))
         order = np.argsort([-len(text) for text in texts], kind="stable")
         found = np.empty((len(texts), self.length_), dtype=np.float32)
@@ -190,93 +189,3 @@ class SentenceEncoder(BaseEstimator):
                 FeatureCache(Path(self.cache)).put(self._key(), digests, rows)
             except OSError as error:
                 warnings.warn(f"Features are not kept on disk: {error}.", stacklevel=2)
-
-
-_PARTS = ("config.json", "model.safetensors")
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
-
-
-def _complete(folder: str | Path) -> Path:
-    "The folder, when all is there that reading texts takes."
-    path = Path(folder).expanduser()
-    if not path.is_dir():
-        raise MissingWeights(
-            f"{path.absolute()}: there is no such folder. Give the folder of a sentence encoder: config.json, tokenizer.json and "
-            "model.safetensors, as a model hub hands them out."
-        )
-    lacking = [name for name in _PARTS if not (path / name).exists()]
-    lacking += [] if any((path / name).exists() for name in _TOKENIZERS) else ["tokenizer.json"]
-    if lacking:
-        raise MissingWeights(
-            f"{path}: has no {' and no '.join(lacking)}; copy the whole folder of the encoder here."
-        )
-    if find_spec("transformers") is None:
-        raise Refusal('A sentence encoder needs the library transformers: pip install "tljupyter[text]".')
-    return path
-
-
-def _opened(folder: str | Path, device: str) -> tuple[Any, Any]:
-    "Tokenizer and model of a folder; opened once."
-    path = _complete(folder).resolve()
-    return _loaded(str(path), _digest(path), device)
-
-
-@lru_cache(maxsize=2)
-def _loaded(folder: str, digest: str, device: str) -> tuple[Any, Any]:
-    with _offline():
-        from transformers import AutoModel, AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            model = AutoModel.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
-            )
-        except Exception as error:  # transformers raises many kinds on damaged files
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise MismatchedWeights(f"{folder}: cannot be loaded as a sentence encoder ({reason}).") from None
-    if getattr(model.config, "is_encoder_decoder", False) or not hasattr(model.config, "hidden_size"):
-        raise MismatchedWeights(
-            f"{folder}: is a {model.config.model_type} model, not an encoder of the BERT family."
-        )
-    return tokenizer, model.to(device).eval()
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    "No look at the hub and no progress bar while a folder is opened."
-    before = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
-    os.environ |= dict.fromkeys(before, "1")
-    import huggingface_hub.constants
-    from transformers.utils import logging
-
-    was, bars = huggingface_hub.constants.HF_HUB_OFFLINE, logging.is_progress_bar_enabled()
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        huggingface_hub.constants.HF_HUB_OFFLINE = was
-        if bars:
-            logging.enable_progress_bar()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _digest(folder: Path) -> str:  # 32 hexadecimal digits
-    "Hash of everything in a folder that a row depends on; read again only when a file has changed."
-    names = [name for name in (*_PARTS, *_TOKENIZERS, "tokenizer_config.json") if (folder / name).exists()]
-    seen = [(folder / name).stat() for name in names]
-    return _digest_of(
-        str(folder), tuple((n, s.st_mtime_ns, s.st_size) for n, s in zip(names, seen, strict=True))
-    )
-
-
-@lru_cache(maxsize=8)
-def _digest_of(folder: str, version: tuple[tuple[str, int, int], ...]) -> str:
-    found = hashlib.blake2b(digest_size=16)
-    for name, _, size in version:
-        found.update(f"{name} {size} ".encode())
-        with Path(folder, name).open("rb") as file:
-            while block := file.read(2**22):
-                found.update(block)
-    return found.hexdigest()

@@ -347,6 +347,14 @@ _LISTED = (
         terms=("co-tuning",),
     ),
     _images(
+        "multi-task training",
+        "model",
+        (*_TUNES, "source labels"),
+        "Caruana 1997, Multitask Learning",
+        "finetuning:FineTuned",
+        terms=("multi-task",),
+    ),
+    _images(
         "weight averaging",
         "model",
         _TUNES,

@@ -23,7 +23,7 @@ from ..refusals import Refusal
 from ..training import Network, Step, TrainingSpec, predict
 from .contract import DomainClassifier
 from .inputs import DomainInputs, Reading
-from .probe import LinearProbe, stage_features
+from .probe import LinearProbe, set_head, stage_features
 from .terms import Fitting, RunningTerm, TermSpec, pool_logits
 
 # %% ../../nbs/api/transfer/penalties.ipynb #d74954c6
@@ -195,9 +195,7 @@ class CoTuning(TermSpec):
             )
         solved = LinearProbe(fitting.backbone, reading=fitting.inputs.reading).fit(fitting.source).head_
         head = nn.Linear(*solved.weight.T.shape)
-        with torch.no_grad():
-            head.weight.copy_(torch.as_tensor(solved.weight))
-            head.bias.copy_(torch.as_tensor(solved.bias))
+        set_head(head, solved)
         return head
 
 
