@@ -14,6 +14,7 @@ from tljupyter.evidence.arms import Arm, Headline, in_order
 from tljupyter.evidence.comparison import PRESETS, MemorySink, Preset, compare, derived_seed, possible_budgets
 from tljupyter.evidence.results import chosen_trial, headline_of, results_from_predictions
 from tljupyter.refusals import ImpossibleSplit, Refusal
+from tljupyter.runs.parts import Parts
 
 COLUMNS = 20
 SMALL = Preset("small", budgets=(5,), draws=4, network_draws=2, tuning_draws=2, trials=3)
@@ -540,3 +541,30 @@ def test_the_earlier_of_equal_trials_is_chosen(comparison):
     tuning = comparison.predictions.query("part == 'tuning' and labels_per_class == 5")
     twice = pd.concat([tuning[tuning["trial"] == 0].assign(trial=t) for t in (0, 1)])
     assert chosen_trial(twice) == 0
+
+
+class Noting(Scratch):
+    "Says something while it is fitted, another thing at every seed."
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.seed = seed
+
+    def fit(self, target, source=None, unlabelled=None):
+        super().fit(target, source, unlabelled)
+        self.notes_ = ("the source is empty", f"fitted with {len(target)} labels", f"seed {self.seed}")
+        return self
+
+
+@pytest.mark.parametrize("kept", ["memory", "folder"])
+def test_what_estimators_note_reaches_the_reader_and_survives_the_process(kept, tmp_path):
+    sink = MemorySink() if kept == "memory" else Parts(tmp_path / "parts")
+    noting = Arm("noting", lambda trial, seed: Noting(seed))
+    target, made = domain(), [*arms(domain()), noting]
+    for _ in range(2):  # the second time nothing is fitted: all comes from the sink
+        notes = compare(target, made, SMALL, HEADLINE, sink=sink).notes
+        assert notes[:2] == (
+            "noting: the source is empty",
+            f"noting: fitted with {2 * HEADLINE.labels_per_class} labels",
+        )
+        assert notes[2].endswith("more like these") and len(notes) == 3

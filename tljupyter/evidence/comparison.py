@@ -153,6 +153,7 @@ class _Study:
     seed: int
     source: Domain | None
     unlabelled: Domain | None
+    labelled: np.ndarray | None = None
 
     def fitted(self, arm: Arm, trial: int, target: Domain, draw: int) -> Estimator:
         "An estimator of an arm, fitted to labelled items of the target domain."
@@ -162,6 +163,8 @@ class _Study:
 
     def drawn(self, labels_per_class: int, draw: int) -> np.ndarray:
         "Indices of the labelled items of a draw; negative numbers are tuning draws."
+        if self.labelled is not None:
+            return self.labelled
         seed = derived_seed(self.seed, "draw" if draw >= 0 else "tuning draw", abs(draw))
         domain, pool = self.domain, self.domain.where("train")
         return few_shot_draw(domain.labels, labels_per_class, seed, domain.groups, pool, domain.classes).train
@@ -271,7 +274,9 @@ def _evaluate(study: _Study, arm: Arm, trial: int, labels_per_class: int, draw: 
         )
         for part, indices in (("test", study.test), ("train", chosen))
     ]
-    return pd.concat(parts, ignore_index=True)
+    rows = pd.concat(parts, ignore_index=True)
+    rows.attrs["notes"] = list(getattr(estimator, "notes_", ()))  # parquet keeps them beside the rows
+    return rows
 
 # %% ../../nbs/api/evidence/comparison.ipynb #faa4ac19
 def _out_of_fold(study: _Study, arm: Arm, trial: int, chosen: np.ndarray, draw: int) -> np.ndarray | None:
@@ -361,6 +366,22 @@ def _work_off(
         progress(len(pieces), len(pieces), "all draws done")
 
 
+def _said_by_arms(
+    found: Sequence[tuple[Arm, pd.DataFrame]],
+    most: int = 2,  # notes of an arm; they often differ by a number only
+) -> tuple[str, ...]:
+    "What estimators noted while they were fitted, each arm's first notes and how many more there are."
+    notes: dict[str, dict[str, None]] = {}
+    for arm, rows in found:
+        notes.setdefault(arm.name, {}).update(dict.fromkeys(rows.attrs.get("notes", ())))
+    said: list[str] = []
+    for name, of_arm in notes.items():
+        several = list(of_arm)
+        more = [f"{len(several) - most} more like these"] if len(several) > most else []
+        said += [f"{name}: {note}" for note in (*several[:most], *more)]
+    return tuple(said)
+
+
 def compare(
     domain: Domain,  # with "train" (the pool of labels) and "test" items
     arms: Sequence[Arm],
@@ -373,6 +394,8 @@ def compare(
     seed: int = 0,
     margin: float = 0.02,  # gains smaller than this do not matter
     budgets: Sequence[int] | None = None,  # labels a class; the preset's when None
+    labelled: np.ndarray
+    | None = None,  # the items whose labels every draw sees, such as all there are; few-shot draws when None
     sink: Sink | None = None,  # keeps what is finished; memory when None
     progress: Progress | None = None,
 ) -> Comparison:
@@ -383,10 +406,14 @@ def compare(
         raise Refusal(f"Two arms share a name: {', '.join(names)}.")
     check_headline(headline, names, budgets or preset.budgets, domain.classes)
     kept, notes = possible_budgets(domain, budgets or preset.budgets, headline)
-    study = _Study(domain, preset, seed, source, None if unlabelled is None else _hidden(unlabelled))
+    hidden = None if unlabelled is None else _hidden(unlabelled)
+    study = _Study(domain, preset, seed, source, hidden, labelled)
     sink = sink or MemorySink()
     pieces = list(_pieces(study, arms, kept))
     _work_off(study, sink, pieces, progress)
-    predictions = pd.concat([sink.get((k, draw, arm.name)) for k, draw, arm in pieces], ignore_index=True)
+    found = [(arm, sink.get((k, draw, arm.name))) for k, draw, arm in pieces]
+    predictions = pd.concat([rows for _, rows in found], ignore_index=True)
+    predictions.attrs = {}
+    notes += _said_by_arms(found)
     chosen = {(arm.name, k): arm.trials[_chosen_trial(study, sink, arm, k)] for arm in arms for k in kept}
     return Comparison(predictions, domain.classes, headline, margin, chosen, notes)
