@@ -14,7 +14,7 @@ from tljupyter.backbones.registry import random_backbone
 from tljupyter.backbones.weights import load_backbone
 from tljupyter.domains.augmentations import Augmentations
 from tljupyter.domains.domain import ArrayItems, Domain
-from tljupyter.domains.draws import few_shot_draw
+from tljupyter.domains.draws import few_shot_draw, judging_folds
 from tljupyter.domains.readers import read_arrays, read_images
 from tljupyter.freezing import FreezePlan
 from tljupyter.refusals import Refusal
@@ -30,7 +30,7 @@ from tljupyter.transfer.pooling import TargetOnly
 from tljupyter.transfer.probe import LinearProbe, stage_features
 from tljupyter.transfer.selftraining import FixMatch, PseudoLabels, SelfTrained, surest
 from tljupyter.transfer.terms import Fitting
-from tljupyter.transfer.thawing import CHOICES, SCHEDULES, OneStage, ThawByEvidence, gain_over, judging_folds
+from tljupyter.transfer.thawing import CHOICES, SCHEDULES, OneStage, ThawByEvidence, gain_over
 
 SHORT = TrainingSpec(epochs=3, batch_size=32)
 

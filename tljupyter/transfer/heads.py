@@ -16,8 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from threadpoolctl import threadpool_limits
 
-from ..domains.draws import folds as split_folds
-from ..refusals import ImpossibleSplit
+from ..domains.draws import judging_folds
 
 # %% ../../nbs/api/transfer/heads.ipynb #cb0b5b29
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _chosen(
 ) -> ChosenHead:
     judges = np.arange(len(labels)) if judges is None else judges
     folds = folds if len(judges) <= FEW else min(folds, 3)
-    parts = _parts(labels[judges], groups, folds, seed)
+    parts = judging_folds(labels[judges], groups, folds, seed)
     if not parts:
         return ChosenHead(solve_head(features, labels, classes, default, weights), default, None)
     strengths = sorted(regularisations)
@@ -149,19 +148,6 @@ def _chosen(
             break  # weaker ones take longest to solve, and the loss has turned
         best, least, held_out = strength, loss, given
     return ChosenHead(solve_head(features, labels, classes, best, weights), best, held_out)
-
-
-def _parts(
-    labels: np.ndarray, groups: np.ndarray | None, folds: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    "Folds of the judges; none where a class has one row only, or groups leave no way."
-    smallest = min((int((labels == code).sum()) for code in np.unique(labels)), default=0)
-    if smallest < 2:
-        return []
-    try:
-        return split_folds(labels, groups, min(folds, smallest), seed)
-    except ImpossibleSplit:
-        return []
 
 
 def _cross_fitted(

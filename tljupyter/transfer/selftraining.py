@@ -15,6 +15,7 @@ import torch
 from sklearn.metrics import log_loss
 from torch.nn import functional as F
 
+from ..domains.draws import judging_folds
 from ..features.representations import Representation
 from ..refusals import Refusal
 from ..training import Step
@@ -22,7 +23,6 @@ from .contract import FeatureClassifier, TransferRows
 from .heads import REGULARISATIONS, SolvedHead, choose_head, solve_head
 from .inputs import DomainInputs
 from .terms import Fitting, RunningTerm, TermSpec, pool_logits
-from .thawing import judging_folds
 
 # %% ../../nbs/api/transfer/selftraining.ipynb #ca903054
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
+from ...domains.draws import judging_folds
 from ...features.representations import Representation
 from ..contract import FeatureClassifier, TransferRows
 from ..heads import REGULARISATIONS, SolvedHead
 from ..instance.reweighting import with_target_share
-from ..shrinkage import judging_parts, scale_of
+from ..shrinkage import scale_of
 
 # %% ../../../nbs/api/transfer/alignment/augmented.ipynb #99fbfe89
 def augment(
@@ -59,7 +60,7 @@ class Augmented(FeatureClassifier):
         standard = np.column_stack([(features - centre) / spread, np.ones(len(labels))])
         left, values, right = np.linalg.svd(standard, full_matrices=False)
         turned = augment(left * values, of_target)
-        parts = judging_parts(rows.target_labels, rows.groups, self.random_state)
+        parts = judging_folds(rows.target_labels, rows.groups, 5, self.random_state)
         self.regularisation_, self.out_of_fold_ = self.default, None
         if parts:
             self.regularisation_, self.out_of_fold_ = self._chosen(turned, labels, weights, rows, parts)

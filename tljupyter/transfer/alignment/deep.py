@@ -38,7 +38,7 @@ from tljupyter.training import (
     predict,
     train,
 )
-from ..contract import DomainClassifier, _codes_by_name, class_codes
+from ..contract import DomainClassifier, codes_by_name, class_codes
 from ..finetuning import transfer_structure
 from ..inputs import DomainInputs, Reading
 
@@ -431,7 +431,7 @@ class DeepAligned(DomainClassifier):
         if target is not None:
             target, _ = class_codes(target, self.name)
         classes = source.classes if target is None else target.classes  # type: ignore[union-attr]
-        source, labels = _codes_by_name(source, classes, self.name)  # type: ignore[arg-type]
+        source, labels = codes_by_name(source, classes, self.name)
         spec = replace(self.spec or TrainingSpec(batch_size=32), seed=self.random_state)
         plan = self.plan or FreezePlan.last(self.backbone, stages=2)
         self.network_ = transfer_structure(self.backbone, classes, self.random_state)
