@@ -11,20 +11,23 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix
-from torch import nn
 
 from tljupyter.domains.domain import Domain
 from tljupyter.domains.images import ImageArrays, ImageFiles
+from tljupyter.evidence.explanation.drift import StageDrift
+from tljupyter.evidence.explanation.neighbours import nearest_cases
+from tljupyter.evidence.explanation.saliency import CascadeStep, SanityCheck
+from tljupyter.evidence.explanation.shortcuts import CoveredPart, borders, corners
 from tljupyter.evidence.results import results_from_predictions
 from tljupyter.figures.curves import arms_plot, gain_plot
 from tljupyter.figures.errors import confusion_counts, confusion_plot, reliability_bins, reliability_plot
+from tljupyter.figures.explanation import covered_grid, drift_plot, neighbours_grid, shortcut_plot
 from tljupyter.figures.faces import ATTRIBUTES, SHEET, TAGS, Face, Picture
 from tljupyter.figures.history import training_plot
 from tljupyter.figures.images import Mistake, examples_grid, mistakes_grid, thumbnail, worst_mistakes
-from tljupyter.figures.saliency import grad_cam, overlay, saliency_grid, shuffled_similarity
+from tljupyter.figures.saliency import overlay, saliency_grid
 from tljupyter.figures.style import NARROW, OKABE_ITO, WIDE, looks
 from tljupyter.figures.verdicts import verdict_card, verdict_table
 from tljupyter.figures.words import SHAPES, count, duration, interval_text, points, shape, verdict_sentences
@@ -116,7 +119,20 @@ def pictures(predictions, results) -> dict[str, Picture]:
         "reliability of many": reliability_plot(many, [f"class {i}" for i in range(12)], 5),
         "history": training_plot({"fine-tuned": history(), "from scratch": history(20)}),
         "one epoch": training_plot({"fine-tuned": [{"epoch": 0, "loss": 0.7}]}),
+        "shortcuts": shortcut_plot([covered(name) for name in ("borders", "corners", "all but the lungs")]),
+        "drift": drift_plot(drift(4)),
+        "drift of many": drift_plot(drift(24)),
     }
+
+
+def covered(name: str) -> CoveredPart:
+    numbers = (0.9, 0.7, 0.2, 0.1, 0.3, 0.85, 0.15, 0.05, 0.25)
+    return CoveredPart(name, 0.36, "balanced_accuracy", 120, *numbers, "no more than elsewhere")
+
+
+def drift(stages: int) -> list[StageDrift]:
+    rows = [StageDrift(f"features.{i}", 10, 0.01 * i, None, 1 - 0.02 * i, "") for i in range(stages - 1)]
+    return [*rows, StageDrift("pool", 0, None, None, None, "no parameters")]
 
 
 # words
@@ -394,13 +410,18 @@ def faces(results, pictures, nasty_domain) -> dict[str, Face | Picture]:
     mistake = Mistake(str(nasty_domain.names[1]), label=1, predicted=0, probability=0.97, wrong=3, draws=4)
     films = [nasty_domain.items[i] for i in range(2)]
     maps = np.stack([np.eye(8), np.zeros((8, 8))])
+    check = SanityCheck("failed", (CascadeStep(3, 3, 0.8, 0.7, 0.9),), NASTY)
+    near = nearest_cases(np.eye(3), np.ones((3, 3)), 2, [0, 1, 0], [0, 1, 0], [1, 1, 0])
+    three = nasty_domain.take(range(3))
     return {
         "card": verdict_card(results, NASTY, NASTY, {NASTY: NASTY}),
         "table": verdict_table(results),
         "examples": examples_grid(nasty_domain, range(20), drawn=[0, 1]),
         "mistakes": mistakes_grid(nasty_domain, [mistake], {mistake.case: [2, 3]}),
         "no mistakes": mistakes_grid(nasty_domain, []),
-        "saliency": saliency_grid(films, maps, [NASTY, "normal"], 0.8),
+        "saliency": saliency_grid(films, maps, [NASTY, "normal"], check, NASTY),
+        "covered": covered_grid(nasty_domain, 0, {NASTY: borders(), "corners": corners()}),
+        "neighbours": neighbours_grid(three, three, near, [1, 1, 0]),
         "picture": Picture(pictures["gain"].draw, NASTY),
     }
 
@@ -535,56 +556,15 @@ def test_mistakes_of_other_data_are_refused(nasty_domain):
 # saliency
 
 
-@pytest.fixture(scope="module")
-def corner_network() -> tuple[nn.Module, nn.Module]:
-    "Class 1 is light in the upper left corner; no training needed to know where it should look."
-    spatial = nn.Conv2d(1, 2, 1)
-    network = nn.Sequential(spatial, nn.Flatten(), nn.Linear(2 * 64, 2))
-    with torch.no_grad():
-        spatial.weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
-        spatial.bias.zero_()
-        network[2].weight.zero_()
-        network[2].weight[1].view(2, 8, 8)[0, :4, :4] = 1
-    return network, spatial
-
-
-def test_grad_cam_finds_the_light_and_leaves_the_network_alone(corner_network):
-    network, layer = corner_network
-    network.train()
-    image = torch.zeros(1, 1, 8, 8)
-    image[0, 0, 1:3, 1:3] = 1
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    heat = grad_cam(network, layer, image, [1])
-    assert heat.shape == (1, 8, 8) and heat.max() == 1 and heat[0, 1:3, 1:3].min() == 1 and heat.sum() == 4
-    assert grad_cam(network, layer, image, [0]).max() == 0
-    assert network.training and not image.requires_grad
-    assert all(parameter.grad is None for parameter in network.parameters())
-    assert all((value == before[name]).all() for name, value in network.state_dict().items())
-
-
-def test_a_layer_without_height_or_of_another_network_is_refused(corner_network):
-    network, _ = corner_network
-    with pytest.raises(Refusal, match="height and width"):
-        grad_cam(network, network[2], torch.zeros(1, 1, 8, 8))
-    with pytest.raises(Refusal, match="not a part of the network"):
-        shuffled_similarity(network, nn.Conv2d(1, 2, 1), torch.zeros(1, 1, 8, 8))
-
-
-def test_the_sanity_check_catches_maps_that_ignore_the_weights():
-    class Echo(nn.Module):
-        "Whatever its weights, each class score is the sum of the image."
-
-        def __init__(self):
-            super().__init__()
-            self.layer, self.unused = nn.Identity(), nn.Parameter(torch.arange(9.0))
-
-        def forward(self, x):
-            return self.layer(x).sum((1, 2, 3))[:, None].repeat(1, 2)
-
-    echo, films = Echo(), torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert shuffled_similarity(echo, echo.layer, films, [1, 1, 1]) == pytest.approx(1)
-    grid = saliency_grid([Image.new("L", (8, 8))], np.ones((1, 8, 8)), ["x"], 1.0)
-    assert "Sanity check failed" in grid
+def test_a_grid_says_what_the_check_found_and_where_nothing_speaks_for_a_class():
+    films, maps = [Image.new("L", (8, 8))] * 2, np.stack([np.eye(8), -np.eye(8)])
+    checks = {verdict: SanityCheck(verdict, (), "why") for verdict in ("passed", "failed", "cannot tell")}
+    said = {verdict: saliency_grid(films, maps, ["x", "y"], check) for verdict, check in checks.items()}
+    assert "Sanity check passed: why" in said["passed"] and "do not read" in said["failed"]
+    assert "Sanity check undecided" in said["cannot tell"]
+    assert "x</span>" in said["passed"] and "y; nothing in the film speaks for it" in said["passed"]
+    assert "blue against it" in said["passed"]
+    assert "blue against it" not in saliency_grid(films[:1], maps[:1], ["x"])
 
 
 def test_an_overlay_leaves_cold_places_grey():
@@ -592,11 +572,32 @@ def test_an_overlay_leaves_cold_places_grey():
     heat[:4] = 1
     mixed = np.asarray(overlay(Image.new("L", (80, 80), 128), heat)).astype(int)
     assert (mixed[60:] == 128).all() and np.ptp(mixed[:20], axis=2).min() > 80
+    against = np.asarray(overlay(Image.new("L", (80, 80), 128), -heat)).astype(int)
+    assert (against[:20, :, 2] > against[:20, :, 0]).all() and (mixed[:20, :, 0] > mixed[:20, :, 2]).all()
 
 
 def test_unequal_numbers_of_maps_are_refused():
     with pytest.raises(Refusal, match="2 pictures, 1 maps and 1 captions"):
         saliency_grid([Image.new("L", (8, 8))] * 2, np.ones((1, 8, 8)), ["x"])
+
+
+# explanation
+
+
+def test_explanations_of_nothing_or_of_other_cases_are_refused(nasty_domain):
+    for draw in (shortcut_plot, drift_plot):
+        with pytest.raises(Refusal, match="no rows to draw"):
+            draw([])
+    near = nearest_cases(np.eye(3), np.eye(3), 2)
+    with pytest.raises(Refusal, match="3 rows of neighbours for 2 test and 40 training"):
+        neighbours_grid(nasty_domain.take([0, 1]), nasty_domain, near)
+
+
+def test_the_words_of_a_shortcut_plot_carry_the_numbers_of_its_rows():
+    assert (
+        "borders (36 % of the area): +20 [+10, +30], anywhere +5.0, no more"
+        in shortcut_plot([covered("borders")]).alt
+    )
 
 
 # real films and a real browser
