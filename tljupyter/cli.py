@@ -10,6 +10,7 @@ __all__ = ['DONE', 'FAILED', 'BAD_INPUT', 'main']
 # %% ../nbs/api/cli.ipynb #b4372cb8
 import argparse
 import contextlib
+import csv
 import json
 import signal
 import sys
@@ -27,6 +28,8 @@ from . import __version__
 from .refusals import Refusal
 
 if TYPE_CHECKING:
+    from tljupyter.handover.export import FilePrediction
+    from tljupyter.handover.model import HandedModel
     from tljupyter.reports.execute import Report
     from tljupyter.runs.status import Status
 
@@ -236,14 +239,16 @@ def _backbones(
 
 # %% ../nbs/api/cli.ipynb #72c536c9
 @contextlib.contextmanager
-def _looking() -> Iterator[Callable[[int, int], None] | None]:
+def _looking(
+    what: str = "looking at every item",
+) -> Iterator[Callable[[int, int], None] | None]:
     "A bar that counts items; nothing in a pipe."
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
         return
     with _bars(console) as shown:
-        task = shown.add_task("looking at every item")
+        task = shown.add_task(what)
         yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
@@ -271,6 +276,111 @@ def _check(
         _print_table(["", "finding", "what was found", "repair"], rows)
     print("stops: a report on this data would be refused" if stops else "nothing stops a report")
     return BAD_INPUT if stops else DONE
+
+# %% ../nbs/api/cli.ipynb #8c7c7c8a
+def _export(
+    asked: argparse.Namespace,
+) -> int:
+    "tljupyter export"
+    from tljupyter.handover.export import export_run
+    from tljupyter.handover.model import read_facts
+
+    folder = export_run(asked.folder, asked.out, onnx=not asked.no_onnx)
+    facts = read_facts(folder)
+    checks = {name: facts.get(name) for name in ("agrees_with_report", "onnx")}
+    if asked.json:
+        told = {name: facts[name] for name in ("classes", "threshold", "temperature")}
+        _print_json(
+            {"folder": folder, "files": sorted(path.name for path in folder.iterdir()), **told, **checks}
+        )
+        return DONE
+    for name, what in (("agrees_with_report", "the predictions in the report"), ("onnx", "ONNX")):
+        if found := checks[name]:
+            print(f"largest difference of a probability to {what}: {found['largest_difference']:.1e}")
+    print(folder)
+    return DONE
+
+
+_Predictions = Iterator["FilePrediction"]
+
+
+def _show_lines(
+    model: "HandedModel",
+    found: _Predictions,
+) -> None:
+    "A line a file."
+    from tljupyter.handover.card import one_line
+
+    for one in found:
+        if one.predicted is not None:
+            chance = one.probabilities[model.classes.index(one.predicted)]
+            print(f"{one_line(one.predicted)}\t{chance:.1%}\t{one_line(one.file)}")
+
+
+def _show_table(
+    model: "HandedModel",
+    found: _Predictions,
+) -> None:
+    "A CSV table with a row for every file, unreadable ones too."
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["file", "predicted", *(f"p({name})" for name in model.classes), "fault"])
+    for one in found:
+        numbers = one.probabilities or [""] * len(model.classes)
+        table.writerow([one.file, one.predicted or "", *numbers, one.fault])
+
+
+def _show_json(
+    model: "HandedModel",
+    found: _Predictions,
+) -> None:
+    "One JSON object, written as it grows."
+    told = {"classes": model.classes, "threshold": model.threshold, "temperature": model.temperature}
+    print(json.dumps(told, ensure_ascii=False)[:-1] + ', "predictions": [', end="")
+    comma, unreadable = "", []
+    for one in found:
+        if one.predicted is None:
+            unreadable.append({"file": one.file, "fault": one.fault})
+            continue
+        chances = dict(zip(model.classes, one.probabilities, strict=True))
+        row = {"file": one.file, "predicted": one.predicted, "probabilities": chances}
+        print(comma + json.dumps(row, ensure_ascii=False), end="")
+        comma = ",\n"
+    print(f'], "unreadable": {json.dumps(unreadable, ensure_ascii=False)}}}')
+
+
+def _predict(
+    asked: argparse.Namespace,
+) -> int:
+    "tljupyter predict"
+    import torch
+
+    from tljupyter.handover.export import expand_files, predict_files
+    from tljupyter.handover.model import load_model
+    from tljupyter.settings import load_settings
+    from tljupyter.training import pick_device
+
+    if asked.json and asked.csv:
+        raise Refusal("--json and --csv: choose one of them.")
+    settings = load_settings()
+    torch.set_num_threads(settings.threads or torch.get_num_threads())
+    model = load_model(asked.model, pick_device(settings.device))
+    files, faults = expand_files(asked.files), []
+    found = predict_files(model, files, asked.batch_size)
+    with _looking("predicting") as progress:
+
+        def watched() -> _Predictions:
+            for done, one in enumerate(found, start=1):
+                if one.predicted is None:
+                    faults.append(one.fault)
+                if progress is not None:
+                    progress(done, len(files))
+                yield one
+
+        show = _show_json if asked.json else _show_table if asked.csv else _show_lines
+        show(model, watched())
+    if faults:
+        _complain("\n".join([f"{len(faults):,} of {len(files):,} files cannot be read:", *faults]))
+    return DONE if not faults else BAD_INPUT if len(faults) == len(files) else FAILED
 
 # %% ../nbs/api/cli.ipynb #5c507c7e
 def _parser() -> argparse.ArgumentParser:
@@ -306,6 +416,23 @@ def _parser() -> argparse.ArgumentParser:
         "check", _check, "look for what would spoil a comparison: leaks, duplicates, unreadable files"
     )
     checked.add_argument("folder", metavar="FOLDER", help="class folders, a table of files, or an .npz file")
+    exported = command("export", _export, "make a model that can be given away; the last line is its folder")
+    exported.add_argument(
+        "folder", metavar="RUN", help="the folder of a finished run, or its name in runs_dir"
+    )
+    exported.add_argument("--out", metavar="DIR", help="a new or empty folder (default: model in the run's)")
+    exported.add_argument("--no-onnx", action="store_true", help="without the ONNX file and its check")
+    predicted = command("predict", _predict, "classes of image files; goes on over unreadable ones")
+    predicted.add_argument("model", metavar="MODEL", help="the folder of an exported model, or of a run")
+    predicted.add_argument(
+        "files", metavar="FILES", nargs="+", help='files, folders, or patterns such as "films/*.png"'
+    )
+    predicted.add_argument(
+        "--csv", action="store_true", help="a table: file, predicted, a column a class, fault"
+    )
+    predicted.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="files at once (default: 32)"
+    )
     return parser
 
 

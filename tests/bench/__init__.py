@@ -5,7 +5,7 @@
 
 from dataclasses import asdict, dataclass
 
-BENCHMARKS = ("import_time", "engines", "frozen_training", "second_experiment", "memory")
+BENCHMARKS = ("import_time", "engines", "frozen_training", "second_experiment", "memory", "handover", "monitoring")
 
 
 @dataclass(frozen=True)

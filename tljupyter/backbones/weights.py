@@ -229,10 +229,11 @@ class _Found:
     trained_on: str
     source: str
     digest: str = ""  # as written when they were saved; empty when nobody wrote it
+    head: tuple[str, ...] = ()  # name of a head that lies in the same file, as in a handed-over model
 
 
 def _local(
-    path: Path,  # a weights file, or a folder that `save_backbone` wrote
+    path: Path,  # a weights file, or a folder that `save_backbone` or `handover.model.save_model` wrote
     name: str,  # the network; empty: as the JSON says
     settings: Settings,
 ) -> _Found:
@@ -262,7 +263,8 @@ def _local(
         raise Refusal(f"{beside}: {error}") from None
     licence = str(about.get("licence", about.get("license", "unknown")))
     trained_on = str(about.get("trained_on", "unknown"))
-    return _Found(name, path, spec, licence, trained_on, str(path), str(about.get("digest", "")))
+    head = (str(about["head"]),) if about.get("head") else ()
+    return _Found(name, path, spec, licence, trained_on, str(path), str(about.get("digest", "")), head)
 
 
 def _about(beside: Path) -> dict[str, Any]:
@@ -310,7 +312,7 @@ def load_backbone(
     found = _local(local, name, settings)
     network, head = build(found.name)
     set_size(found.name, network, published(found.name).input.size, found.input.size)
-    taken = fill(network, read_weights(found.path), head, str(found.path))
+    taken = fill(network, read_weights(found.path), (*head, *found.head), str(found.path))
     if found.digest and state_digest(taken) != found.digest:
         raise MismatchedWeights(f"{found.path}: not the weights that were saved: their digest is another.")
     return _at(found, network, input_size)
