@@ -66,6 +66,7 @@ SHEET: Final = f"""
 .tl-face .tl-drawn .tl-thumb{{outline:3px solid #0072b2;outline-offset:1px}}
 .tl-face .tl-caption{{display:block;font-size:.78rem;line-height:1.3;margin-top:.35em;overflow:hidden;text-overflow:ellipsis}}
 .tl-rows>li{{display:grid;grid-template-columns:min(38%,10rem) minmax(0,1fr);gap:.4rem 1.1rem;align-items:start;padding:.9rem 0!important;border-top:1px solid rgba(128,128,128,.25)}}
+.tl-queue>li{{grid-template-columns:4rem minmax(0,1fr);align-items:center;padding:.4rem 0!important}}
 .tl-rows .tl-thumbs{{grid-template-columns:repeat(auto-fill,minmax(5rem,1fr));gap:.5rem;max-width:24rem}}
 .tl-face .tl-pairs{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1.1rem}}
 .tl-face .tl-pairs+p{{margin-top:.9em}}
