@@ -203,7 +203,10 @@ def test_refuses_what_cannot_be_carried_over(name):
         with pytest.raises(Refusal, match="source"):
             estimator(method).fit(target, None, hidden(target))
         strangers = replace(source, classes=("a", "b", "c"))
-        if method.paradigm != "relational" and name not in ("co-tuning", "multi-task training"):  # made to carry between different classes
+        if method.paradigm != "relational" and name not in (
+            "co-tuning",
+            "multi-task training",
+        ):  # made to carry between different classes
             with pytest.raises(Refusal, match="same"):
                 estimator(method).fit(target, strangers, hidden(target))
     if method.needs == ("target labels", "unlabelled"):
