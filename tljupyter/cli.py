@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from tljupyter.handover.export import FilePrediction
     from tljupyter.handover.model import HandedModel
     from tljupyter.reports.execute import Report
+    from tljupyter.runs.folder import RunFolder
     from tljupyter.runs.status import Status
+    from tljupyter.transfer.finetuning import FineTuned
 
 # %% ../nbs/api/cli.ipynb #55c98dba
 DONE, FAILED, BAD_INPUT = 0, 1, 2
@@ -382,6 +384,109 @@ def _predict(
         _complain("\n".join([f"{len(faults):,} of {len(files):,} files cannot be read:", *faults]))
     return DONE if not faults else BAD_INPUT if len(faults) == len(files) else FAILED
 
+# %% ../nbs/api/cli.ipynb #c7c9e89f
+def _train(
+    asked: argparse.Namespace,
+) -> int:
+    "tljupyter train"
+    from tljupyter.runs.live import start
+    from tljupyter.runs.request import Request
+
+    request = Request.from_text(asked.folder, _parameters(asked.parameters))
+    live = start(request, asked.out, blocking=False, resume=asked.resume)
+    if asked.background:
+        if asked.json:
+            _print_json({"folder": live.folder, "state": live.status.state})
+        else:
+            print(live.folder)
+        return DONE
+    with _interrupted_by(signal.SIGTERM), _progress() as progress, contextlib.suppress(KeyboardInterrupt):
+        live.wait(progress=progress)
+    status = live.status
+    if asked.json:
+        told = {"state": status.state, "message": status.message, "error": status.error}
+        _print_json({"folder": live.folder, **told, "arms": live.results().get("arms")})
+        return DONE if status.state == "finished" else FAILED
+    for row in live.results().get("arms", ()):
+        if row["metric"] == "balanced_accuracy":
+            print(f"{row['arm']}: balanced accuracy {row['mean']:.3f}")
+    if status.state != "finished":
+        _complain(": ".join(filter(None, (status.state, status.error or status.message))))
+    print(live.folder)
+    return DONE if status.state == "finished" else FAILED
+
+
+def _work(
+    asked: argparse.Namespace,
+) -> int:
+    "tljupyter work"
+    from tljupyter.handover.model import save_model
+    from tljupyter.runs.work import fulfil, stopped_by_signals
+
+    def save(model: "FineTuned", run: "RunFolder") -> None:
+        save_model(model, run.path, about={"run": run.path.name, "data": run.parameters["data_dir"]})
+
+    with _interrupted_by(signal.SIGTERM):
+        status = fulfil(asked.folder, save=save, heard=stopped_by_signals)
+    if asked.json:
+        _print_json(asdict(status))
+    else:
+        print(": ".join(filter(None, (status.state, status.error or status.message))))
+    return DONE if status.state == "finished" else FAILED
+
+
+def _runs(
+    asked: argparse.Namespace,
+) -> int:
+    "tljupyter runs"
+    from tljupyter.runs.shelf import all_runs
+    from tljupyter.settings import load_settings
+
+    found = [(run, run.status) for run in all_runs(load_settings().runs_dir)]
+    if asked.json:
+        _print_json(
+            [{"folder": run.path, "template": run.template, **asdict(status)} for run, status in found]
+        )
+        return DONE
+    rows = (
+        [
+            run.path.name,
+            status.state,
+            f"{status.progress:.0%}",
+            "–" if status.seconds_left is None else f"{status.seconds_left:,.0f} s",
+            status.error or status.message,
+        ]
+        for run, status in found
+    )
+    _print_table(["run", "state", "done", "left", ""], rows)
+    return DONE
+
+
+def _order(
+    asked: argparse.Namespace,
+) -> int:
+    "tljupyter pause, resume, stop, thaw, rate, epochs"
+    from tljupyter.runs.control import Control
+    from tljupyter.runs.shelf import find_run
+    from tljupyter.settings import load_settings
+
+    control = Control(find_run(asked.run_name, load_settings().runs_dir).path)
+    value = tuple(asked.stages) if asked.order == "thaw" else getattr(asked, "value", None)
+    answer = control.wait(order := control.give(asked.order, value), asked.seconds)
+    if asked.json:
+        _print_json({"order": asdict(order), "answer": None if answer is None else asdict(answer)})
+    elif answer is None:
+        _complain(
+            f"{asked.order}: written, but nobody has answered within {asked.seconds:g} s. A training that is starting "
+            "obeys later; a report does not listen: stop it with Ctrl-C where it was started."
+        )
+    else:
+        where = "" if answer.step is None else f" at step {answer.step}"
+        print(f"{asked.order}: {answer.outcome}{where}" + (f": {answer.reason}" if answer.reason else ""))
+    if answer is not None and answer.outcome == "refused":
+        return BAD_INPUT
+    return DONE if answer is not None else FAILED
+
 # %% ../nbs/api/cli.ipynb #5c507c7e
 def _parser() -> argparse.ArgumentParser:
     "What can be typed."
@@ -433,7 +538,50 @@ def _parser() -> argparse.ArgumentParser:
     predicted.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="files at once (default: 32)"
     )
+    train = command("train", _train, "train on a folder of images; the last line is the run folder")
+    train.add_argument("folder", metavar="FOLDER", help="class folders, a table of files, or an .npz file")
+    train.add_argument(
+        "-p",
+        dest="parameters",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="such as backbone=resnet18, plan=plan.yaml, labels_per_class=10, epochs=20",
+    )
+    train.add_argument("--out", metavar="DIR", help="the run folder (default: a new one in runs_dir)")
+    train.add_argument("--resume", action="store_true", help="go on with the stopped or failed run in --out")
+    train.add_argument("--background", action="store_true", help="do not wait for the end")
+    work = command("work", _work, "train what a run folder asks for; `train` starts it in the background")
+    work.add_argument("folder", metavar="FOLDER", help="of the run")
+    command("runs", _runs, "list runs, the newest first")
+    _add_orders(command)
     return parser
+
+
+def _add_orders(
+    command: Callable[..., argparse.ArgumentParser],
+) -> None:
+    "The commands that steer a training."
+    about = {
+        "pause": "hold a training before its next batch",
+        "resume": "let a held training go on",
+        "stop": "end a training, keep the best weights and test them",
+        "thaw": "let stages train from now on",
+        "rate": "multiply the learning rate",
+        "epochs": "train longer",
+    }
+    for order, text in about.items():
+        made = command(order, _order, text)
+        made.set_defaults(order=order)
+        made.add_argument(
+            "run_name", metavar="RUN", help="a run folder, its name in runs_dir, or its beginning"
+        )
+        made.add_argument("--seconds", type=float, default=5.0, help="to wait for an answer (default: 5)")
+        if order == "thaw":
+            made.add_argument("stages", metavar="STAGE", nargs="+")
+        elif order in ("rate", "epochs"):
+            metavar = "FACTOR" if order == "rate" else "NUMBER"
+            made.add_argument("value", type=float if order == "rate" else int, metavar=metavar)
 
 
 def main(

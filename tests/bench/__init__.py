@@ -5,7 +5,18 @@
 
 from dataclasses import asdict, dataclass
 
-BENCHMARKS = ("import_time", "engines", "frozen_training", "second_experiment", "memory", "handover", "monitoring")
+BENCHMARKS = (
+    "import_time",
+    "engines",
+    "frozen_training",
+    "second_experiment",
+    "evidence",
+    "memory",
+    "handover",
+    "data_view",
+    "monitoring",
+    "ranking",
+)
 
 
 @dataclass(frozen=True)

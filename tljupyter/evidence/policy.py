@@ -42,7 +42,7 @@ class Situation:
     shift: float | None = (
         None  # proxy A-distance from what the backbone was trained on, 0 to 2; see measures.shift
     )
-    modality: str = "image"  # as a `Domain` has it; the kit moves networks on images only
+    modality: str = "image"  # as a `Domain` has it; the kit moves networks on images and on texts
     seconds: StepSeconds | None = None  # measured here, from `measure_steps`
 
     def __post_init__(self) -> None:
@@ -155,7 +155,7 @@ QUANTITIES: Final[Mapping[str, Callable[[Situation], float | None]]] = {
     "labels a feature": lambda s: s.labels / s.dimension,
     "parameters": lambda s: s.parameters,
     "parameters a label": lambda s: s.parameters / s.labels,
-    "trainable networks": lambda s: float(s.modality == "image" and s.parameters > 0),
+    "trainable networks": lambda s: float(s.modality in ("image", "text") and s.parameters > 0),
     "A-distance": lambda s: s.shift,
 }
 

@@ -22,7 +22,7 @@ from .. import __version__
 from ..refusals import Refusal
 from .files import RESERVE, RESERVE_BYTES, append_line, plain, read_lines, write_json
 from .parts import Key, Parts
-from .status import State, Status, own_status, read_status, told_status, write_status
+from .status import ENDS, State, Status, own_status, read_status, told_status, write_status
 
 # %% ../../nbs/api/runs/folder.ipynb #cc618ae5
 SCHEMA = 1  # of the folder; raised when an older kit could not read a newer folder
@@ -154,10 +154,15 @@ class RunFolder:
         progress: float | None = None,  # 0 to 1
         message: str | None = None,
         error: str | None = None,
+        images_per_second: float | None = None,
+        seconds_left: float | None = None,
     ) -> None:
         "Say what is happening."
         said = {"state": state, "progress": progress, "message": message, "error": error}
+        said |= {"images_per_second": images_per_second, "seconds_left": seconds_left}
         news: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+        if state in ENDS:
+            news |= {"images_per_second": None, "seconds_left": None}
         write_status(self.path, replace(told_status(self.path), **news))
 
     def progress(

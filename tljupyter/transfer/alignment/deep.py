@@ -38,7 +38,7 @@ from tljupyter.training import (
     predict,
     train,
 )
-from ..contract import DomainClassifier, codes_by_name, class_codes
+from ..contract import DomainClassifier, class_codes, codes_by_name
 from ..finetuning import transfer_structure
 from ..inputs import DomainInputs, Reading
 
