@@ -10,32 +10,12 @@ from tljupyter.reports.execute import run_report
 pytestmark = pytest.mark.browser
 
 TINY = Path(__file__).parent.parent / "templates" / "tiny.ipynb"
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 HOSTILE = (
     "normal<script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
     "<svg onload=\"document.title='ran'\"><a href=\"javascript:document.title='ran'\">a</a></svg>"
     '<img src="https://example.org/pixel.png"><link rel=stylesheet href="https://example.org/x.css">'
     "<iframe src=https://example.org></iframe><p style='background:url(https://example.org/p)'>styled</p>"
 )
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if not CHROMIUM.exists():
-        pytest.skip("chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="chromium is not installed")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=str(CHROMIUM), headless=True, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

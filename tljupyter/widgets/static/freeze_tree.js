@@ -251,7 +251,9 @@ class Tree {
       }
       this.activate(row);
     } else if (key === "Enter" && onRow) {
-      (one?.moving ? one.rate.disabled ? one.frozen ?? one.rate : one.epoch ?? one.rate : one?.policy)?.focus();
+      const field = one?.epoch ?? one?.rate ?? one?.policy;
+      field?.focus();
+      field?.select?.();
     } else if (key === "Enter" && target.matches("input[type=number]")) {
       target.blur();
       this.activate(row);
