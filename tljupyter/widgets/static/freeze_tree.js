@@ -65,7 +65,7 @@ class Tree {
   }
 
   buildStage(stage) {
-    const { name } = stage, one = { stage, moving: stage.parameters > 0 };
+    const { name } = stage, one = { stage, moving: stage.parameters > 0, underWay: 0 };
     const number = (label, more, act) => node("input", { type: "number", tabindex: -1, "aria-label": label, ...more, on: { change: act } });
     one.fold = node("button", { type: "button", tabindex: -1, class: "tl-ft-fold", "aria-hidden": "true", hidden: !stage.blocks.length, on: { click: () => this.unfold(one.row, one.inner, stage.blocks, 2) } }, "▸");
     const cells = [node("span", { class: "tl-ft-name" }, one.fold, node("span", {}, name)), node("span", { class: "tl-number tl-ft-count", title: NUMBER.format(stage.parameters) }, stage.parameters ? short(stage.parameters) : "–")];
@@ -141,7 +141,7 @@ class Tree {
     fill(one.epoch, from);
     fill(one.rate, plan.rate);
     one.rate.disabled = from == null;
-    if (this.dragged !== one) this.drawBar(one, from ?? this.epochs);
+    if (this.dragged !== one && !one.underWay) this.drawBar(one, from ?? this.epochs);
   }
 
   drawBar(one, from) {
@@ -156,10 +156,11 @@ class Tree {
   // Editing a stage
 
   toggle(one) {
-    const { name } = one.stage;
-    const never = one.plan.frozen && one.plan.thaw_at == null;
-    this.link.send(never ? { do: "thaw", stage: name, epoch: 0 } : { do: "freeze", stage: name });
     this.drawStage(one, one.plan); // the box says what is so; the answer changes it
+    this.turn = (this.turn ?? Promise.resolve()).then(() => { // one after the other: each turns what the last one made
+      const never = one.plan.frozen && one.plan.thaw_at == null;
+      return this.link.send(never ? { do: "thaw", stage: one.stage.name, epoch: 0 } : { do: "freeze", stage: one.stage.name });
+    });
   }
 
   setEpoch(one, epoch) {
@@ -167,11 +168,14 @@ class Tree {
     return this.link.send(epoch == null || epoch >= this.epochs ? { do: "freeze", stage: name } : { do: "thaw", stage: name, epoch });
   }
 
-  shift(one, by) {
+  async shift(one, by) {
     const epoch = Math.max(0, Math.min(this.epochs, one.from + by));
     if (epoch === one.from) return;
     this.drawBar(one, epoch);
-    this.setEpoch(one, epoch);
+    one.underWay += 1; // answers to earlier keys do not pull the bar back
+    await this.setEpoch(one, epoch);
+    one.underWay -= 1;
+    this.drawStage(one, one.plan);
   }
 
   async typeEpoch(one) {
