@@ -67,7 +67,7 @@ def random_situation(rng) -> Situation:
         (situation(45, 5_000_000, dimension=16), "partial fine-tuning", "the head is full"),
         (situation(300, groups_per_class=6), "prototype", "few labels"),
         (situation(300, 0), "linear probe", "nothing to move"),
-        (situation(300, modality="text"), "linear probe", "nothing to move"),
+        (situation(300, modality="signal"), "linear probe", "nothing to move"),
     ],
 )
 def test_the_rules_say_what_they_say(given, strategy, rule):
@@ -182,8 +182,8 @@ def test_full_fine_tuning_of_a_large_network_on_a_handful_is_refused():
     assert check_strategy("linear probe", handful).method == "target only"
     assert "full fine-tuning" in choose_strategy(handful).left_out
     assert "full fine-tuning" not in choose_strategy(handful, allow=["full fine-tuning"]).left_out
-    with pytest.raises(Refusal, match="needs a network that works on images"):
-        check_strategy("LoRA", situation(100, modality="text"))
+    with pytest.raises(Refusal, match="needs a network that works on images or texts"):
+        check_strategy("LoRA", situation(100, modality="signal"))
     with pytest.raises(Refusal, match='Did you mean "LoRA"'):
         check_strategy("lora", handful)
     with pytest.raises(Refusal, match="no strategy"):

@@ -336,9 +336,7 @@ def _against(strategy: str, situation: Situation) -> str:
             )
             return f"{strategy[0].upper()}{strategy[1:]} is refused for {rule.name} ({values}). {rule.why}"
     if STRATEGIES[strategy].trains_network and not QUANTITIES["trainable networks"](situation):
-        return (
-            f"{strategy[0].upper()}{strategy[1:]} needs a network that works on images; there is none here."
-        )
+        return f"{strategy[0].upper()}{strategy[1:]} needs a network that works on images or texts; there is none here."
     if strategy == LORA and not _has_peft():
         return 'LoRA needs peft: pip install "tljupyter[adapters]".'
     return ""
