@@ -475,13 +475,11 @@ def test_the_interval_of_the_audit_covers():
 
 
 @pytest.fixture(scope="session")
-def films(data_folder):
+def films(data_dir):
     "Features of 160 children's films by four networks, 60 of the films labelled; and what a head is worth later."
     import torch
-    from conftest import RealData
 
-    real = RealData(data_folder)
-    domain, weights = read_folder(real / "lung_kermany_pediatric"), real / "weights_small_pretrained"
+    domain, weights = read_folder(data_dir / "lung_kermany_pediatric"), data_dir / "weights_small_pretrained"
     rng, each = np.random.default_rng(0), []
     for code in (0, 1):  # one film of a patient
         rows = rng.permutation(np.flatnonzero(domain.labels == code))
