@@ -172,8 +172,10 @@ def test_the_tree_by_keyboard_alone(page, tree):
     for key in ("ArrowDown", "ArrowDown", " ", " ", " "):  # three turns, faster than they are answered
         keys.press(key)
     stage(page, 2, {"frozen": False})
+    page.view.wait_for_timeout(500)  # until the answer is drawn, as a person would see it
     for _ in range(3):
         keys.press("Shift+ArrowRight")
+        page.view.wait_for_timeout(200)
     stage(page, 2, {"frozen": True, "thaw_at": 3})
     keys.press("ArrowRight")
     tree.get_by_role("row", name=re.compile(r"0\.0|0 Conv2d")).first.wait_for()
