@@ -19,6 +19,7 @@ KNOWN_REASONS = (
     r"chromium is not installed",
     r"needs a small file system",
     r"needs CUDA",
+    r"ipykernel \S+ cannot be installed",
     r"left out of the fast tier",
     r"notebook with skip_exec",
 )

@@ -44,6 +44,15 @@ FEW_CLASSES = 5  # of the ten in the target domain, where classes are missing th
 
 
 @dataclass(frozen=True)
+class Measured:
+    "One method in every draw."
+
+    scores: ResampledScores  # balanced accuracy on the target's test images
+    before: tuple[float, ...]  # proxy A-distance of the features in each draw, as the network began
+    after: tuple[float, ...]  # and as it ended
+
+
+@dataclass(frozen=True)
 class Digits:
     "Both domains; the images to test on are the same in every draw."
 
@@ -75,32 +84,37 @@ class Digits:
         return source, replace(pool, labels=np.full(len(pool), -1))
 
 
-def scores(
+def measured(
     digits: Digits,
     alignment: str,
     seeds: Sequence[int],
     images: int = 2000,
     epochs: int = 8,
-) -> ResampledScores:
-    "Balanced accuracy on the target's test images in each draw."
-    given = []
+) -> Measured:
+    "Train in each draw, predict the test images, and see how well the features tell the domains apart."
+    given, before, after = [], [], []
     for seed in seeds:
         source, pool = digits.draw(seed, images)
         backbone = random_backbone("small_groupnorm", GREY_64.at(16), seed)
         spec = TrainingSpec(epochs=epochs, batch_size=64, learning_rate=2e-3)
         model = DeepAligned(backbone, alignment, plan=FreezePlan.all(backbone), spec=spec, random_state=seed)
         given.append(model.fit(None, source, pool).predict_proba(digits.test))
+        before.append(model.shift_before_)
+        after.append(model.shift_after_)
     held_out = HeldOut(digits.test.labels, np.arange(len(digits.test)))
     metric, table = find_metric("balanced_accuracy"), np.stack(given)
-    return resampled_scores(metric, held_out, table.argmax(2), table, held_out.weights(1000))
+    found = resampled_scores(metric, held_out, table.argmax(2), table, held_out.weights(1000))
+    return Measured(found, tuple(before), tuple(after))
 
 
-def row(name: str, found: ResampledScores, control: ResampledScores) -> dict[str, object]:
-    gain: Interval = interval_of_gain(found, control)
+def row(name: str, found: Measured, control: Measured) -> dict[str, object]:
+    gain: Interval = interval_of_gain(found.scores, control.scores)
     numbers = {"gain": gain.estimate, "low": gain.low, "high": gain.high}
     return {
         "alignment": name,
-        "by_draw": [round(float(value), 4) for value in found.values],
+        "by_draw": [round(float(value), 4) for value in found.scores.values],
+        "shift_before": round(float(np.mean(found.before)), 2),
+        "shift_after": round(float(np.mean(found.after)), 2),
         **{what: round(float(value), 4) for what, value in numbers.items()},
     }
 
@@ -109,10 +123,10 @@ def measure(folder: Path, seeds: Sequence[int] = range(5)) -> dict[str, object]:
     "Every method against the control, with the source's classes in the target and with half of them."
     start, tables, every = time.perf_counter(), {}, Digits.read(folder)
     for name, digits in (("all classes", every), ("some classes", every.without_some_classes())):
-        control = scores(digits, "none", seeds)
+        control = measured(digits, "none", seeds)
         tables[name] = [row("none", control, control)]
         for alignment in ARMS:
-            tables[name].append(row(alignment, scores(digits, alignment, seeds), control))
+            tables[name].append(row(alignment, measured(digits, alignment, seeds), control))
             print(name, tables[name][-1], file=sys.stderr, flush=True)
     return {
         "command": shlex.join(["python", "-m", "tests.deep_digits", "FOLDER", "FILE.json"]),

@@ -21,7 +21,8 @@ from tljupyter.domains.images import ImageFiles
 from tljupyter.domains.journal import Change, Edit, Edited, Journal, apply_journal, journal_of
 from tljupyter.domains.readers import read_arrays, read_folder
 from tljupyter.refusals import Refusal
-from tljupyter.widgets.data_view import SIDE, DataView
+from tljupyter.widgets.data_view import DataView
+from tljupyter.widgets.thumbnails import SIDE
 
 HOSTILE = "ill<img src=x onerror=alert(1)>&\"'"
 

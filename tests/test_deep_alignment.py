@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from deep_digits import Digits, scores
+from deep_digits import Digits, measured
 from scipy import stats
 from sklearn.base import clone
 
@@ -298,6 +298,15 @@ def test_classes_are_matched_by_name():
         aligned().fit(target, replace(source, classes=("a", "b", "c")), hidden(target))
 
 
+def test_the_shift_is_measured_before_and_after():
+    source, pool = world(48, 1), hidden(world(32, 2, 0.3))
+    model = aligned(epochs=1).fit(None, source, pool)
+    assert 0 <= model.shift_after_ <= 2 and 1 < model.shift_before_ <= 2
+    assert aligned(epochs=1).fit(None, source, hidden(world(3, 3))).shift_after_ is None
+    same = aligned(epochs=1).fit(None, source, hidden(world(48, 3)))
+    assert same.shift_before_ < model.shift_before_
+
+
 def test_source_equal_to_target_is_told():
     source = world(24, 1)
     model = aligned(epochs=1).fit(None, source, hidden(source))
@@ -368,10 +377,11 @@ def test_dann_and_mcc_beat_the_source_alone_on_real_digits(data_dir):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found = {name: scores(digits, name, seeds, images=1500) for name in ("none", "dann", "mcc")}
+        found = {name: measured(digits, name, seeds, images=1500) for name in ("none", "dann", "mcc")}
     finally:
         torch.set_num_threads(threads)
     for name in ("dann", "mcc"):
-        gain = interval_of_gain(found[name], found["none"])
+        gain = interval_of_gain(found[name].scores, found["none"].scores)
         assert gain.low > 0, f"{name}: {gain}"
-    assert stats.trim_mean(found["none"].values, 0) > 0.6
+        assert np.mean(found[name].after) < np.mean(found["none"].after) - 0.2
+    assert stats.trim_mean(found["none"].scores.values, 0) > 0.6

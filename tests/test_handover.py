@@ -19,12 +19,12 @@ from sklearn.datasets import load_digits
 
 from tljupyter.backbones.weights import load_backbone, save_backbone
 from tljupyter.cli import main
-from tljupyter.domains.gate import check
+from tljupyter.domains.gate import check, gate_facts
 from tljupyter.domains.readers import read_arrays, read_folder
 from tljupyter.evidence.arms import FROM_SCRATCH, Headline
 from tljupyter.evidence.comparison import Preset, compare, derived_seed
 from tljupyter.evidence.images import ImageArms
-from tljupyter.handover.card import gate_facts, in_markdown, model_card
+from tljupyter.handover.card import in_markdown, model_card
 from tljupyter.handover.export import (
     export_run,
     first_draw,

@@ -116,6 +116,38 @@ def test_controls_keep_the_shape_and_change_the_content(seed):
     assert rewired.edges != graph.edges
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_graph_of_another_domain_says_something_and_nothing_of_these_classes(seed):
+    classes, other = WORLD.classes, DriftingClasses(branches=5, leaves=4).graph
+    strange = ClassGraph.from_edges([(f"x{e.first}", f"x{e.second}") for e in other.edges])
+    lent = strange.lent_to(classes, seed)
+    like = lent.similarity(classes)
+    assert not lent.match(classes).notes and (like > 0).sum() > len(classes)
+    assert not np.allclose(like, WORLD.graph.similarity(classes))
+    assert lent.edges == strange.lent_to(classes, seed).edges != strange.lent_to(classes, seed + 7).edges
+    wide = ClassGraph.from_edges(
+        [(f"leaf {i}", f"branch {i // 9}") for i in range(9000)]
+        + [(f"branch {b}", "all") for b in range(1000)]
+    )
+    some = wide.lent_to("abcd", seed).similarity(
+        "abcd"
+    )  # not scattered over an ontology, where none are alike
+    assert not np.array_equal(some, np.eye(4)) or len(wide.lent_to("abcd", seed).nodes) < 10
+
+
+def test_a_graph_that_is_no_control_is_refused():
+    with pytest.raises(Refusal, match="knows"):
+        WORLD.graph.lent_to(WORLD.classes, 0)
+    with pytest.raises(Refusal, match="larger one"):
+        ClassGraph.from_edges([("a", "b"), ("c", "b")]).lent_to(WORLD.classes, 0)
+    with pytest.raises(Refusal, match="no control"):
+        ClassGraph.from_edges([(name, "root") for name in "abcd"]).lent_to("wxyz", 0)
+    beside = ClassGraph.from_edges([("a", "b", "co-occurs"), ("b", "c", "co-occurs"), ("d", "e", "causes")])
+    assert (beside.lent_to("wxyz", 0).similarity("wxyz") > 0).sum() > 4
+    with pytest.raises(Refusal, match="knows"):
+        relational_arms(lambda graph, seed: None, WORLD.graph, WORLD.classes, WORLD.graph)
+
+
 def test_a_star_cannot_be_shuffled():
     star = ClassGraph.from_edges([(name, "root") for name in "abcd"])
     with pytest.raises(Refusal, match="nothing that shuffling"):
@@ -264,16 +296,19 @@ def test_relatives_in_a_source_help_and_shuffled_ones_do_not():
     assert any(name.endswith("(source)") for name in fits[1].cells_)
 
 
-def test_borrowing_helps_from_one_to_three_cases_and_a_shuffled_graph_does_not():
-    gains = []
+def test_borrowing_helps_from_one_to_three_cases_and_graphs_that_say_nothing_do_not():
+    gains, animals = [], ClassGraph.from_edges([(f"animal {i}", f"kind {i // 4}") for i in range(20)]
+        + [(f"kind {k}", "all animals") for k in range(5)])  # fmt: skip
     for seed in range(8):
         world = DriftingClasses(seed=seed)
         few, test = world.domain(1 + seed % 3, 0), world.domain(25, 1)
-        graphs = None, world.graph, world.graph.shuffled(seed, world.classes)
-        none, *others = (GraphPrototypes(graph=g).fit(few).score(test, test.labels) for g in graphs)
+        controls = world.graph.shuffled(seed, world.classes), animals.lent_to(world.classes, seed)
+        none, *others = (
+            GraphPrototypes(graph=g).fit(few).score(test, test.labels) for g in (None, world.graph, *controls)
+        )
         gains.append(np.array(others) - none)
-    real, shuffled = np.mean(gains, axis=0)
-    assert real > 0.01 and real > shuffled + 0.01 and abs(shuffled) < 0.015
+    real, shuffled, foreign = np.mean(gains, axis=0)
+    assert real > 0.01 and real > max(shuffled, foreign) + 0.01 and max(abs(shuffled), abs(foreign)) < 0.015
 
 
 def test_where_branches_do_not_drift_nothing_is_gained():
@@ -295,12 +330,18 @@ def test_arms_go_through_a_comparison():
         np.concatenate([pool.splits, held_out.splits]), np.concatenate([pool.names, held_out.names]), "table",
     )  # fmt: skip
     made = relational_arms(
-        lambda graph, seed: GraphPrototypes(graph=graph, random_state=seed), world.graph, domain.classes
+        lambda graph, seed: GraphPrototypes(graph=graph, random_state=seed),
+        world.graph,
+        domain.classes,
+        ClassGraph.from_edges(
+            [(f"animal {i}", f"kind {i // 4}") for i in range(12)] + [("kind 0", "kind 1")]
+        ),
     )
     arms = [Arm(name, make) for name, make in made.items()]
     headline = Headline(labels_per_class=2, arm="graph", baseline="shuffled graph")
     found = compare(domain, arms, preset, headline)
-    assert set(found.predictions["arm"]) == {"no relation", "graph", "shuffled graph", "rewired graph"}
+    said_nothing = {"shuffled graph", "rewired graph", "graph of another domain"}
+    assert set(found.predictions["arm"]) == {"no relation", "graph"} | said_nothing
     assert found.results()["headline"]
 
 

@@ -42,6 +42,11 @@ class Settings:
         default_factory=lambda: MappingProxyType({})
     )
 
+    def environment(self) -> dict[str, str]:  # without the defaults of templates
+        "These settings as variables for another process."
+        names = [one.name for one in fields(self) if one.name != "templates"]
+        return {f"TLJUPYTER_{name.upper()}": str(getattr(self, name)) for name in names}
+
 # %% ../nbs/api/settings.ipynb #7d08b4b9
 CHOICES = {"precision": ("float32", "bfloat16"), "preset": ("quick", "standard", "full")}
 

@@ -15,14 +15,17 @@ How to use it:
         # on leaving: no console error, no request to anywhere else, no failed cell; the kernel is shut down
 
 `page.ask(EXPRESSION)` evaluates Python in the notebook's kernel while no cell runs and gives back JSON. `page.reload()`
-is what F5 does. `page.complaints`, `page.outside` and `page.failed_cells()` can be looked at any time, and
-`lab.open(notebook, quiet=False)` leaves them to the test. `lab.rest(METHOD, PATH)` asks the server itself.
+is what F5 does, and `page.run_cell(SOURCE)` adds a cell and runs it. `page.overflowing()` and `page.faintest()` say
+whether panels fit and can be read. `page.complaints`, `page.outside` and `page.failed_cells()` can be looked at any
+time, and `lab.open(notebook, quiet=False)` leaves them to the test. `lab.rest(METHOD, PATH)` asks the server itself;
+`lab.add_kernel` makes a kernel with packages of its own; `lab.runs` is where kernels put their runs.
 
 Server and browser live as long as the tests of this folder: not longer, since Playwright's event loop would then
 run under tests that start their own.
 """
 
 import ast
+import contextlib
 import json
 import os
 import socket
@@ -60,6 +63,11 @@ _READY = """async () => {
     await panel.sessionContext.ready
     await panel.sessionContext.session.kernel.info
 }"""
+_ADD_CELL = """source => {
+    const { content } = jupyterapp.shell.currentWidget
+    content.model.sharedModel.addCell({ cell_type: "code", source })
+    content.activeCellIndex = content.widgets.length - 1
+}"""
 _ASK = """async code => {
     const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel
     const expression = { asked: `__import__("json").dumps(${code})` }
@@ -70,14 +78,52 @@ _ASK = """async code => {
 _FAILED = """() => jupyterapp.shell.currentWidget.content.model.toJSON().cells.flatMap(
     cell => (cell.outputs ?? []).filter(o => o.output_type == "error").map(o => `${o.ename}: ${o.evalue}`))"""
 
+_OVERFLOWING = """() => [...document.querySelectorAll(".tl-panel")].map(panel => {
+    const edge = panel.getBoundingClientRect().right + 1
+    const scrolled = "pre, textarea"
+    const over = [...panel.querySelectorAll("*")].filter(
+        e => e.checkVisibility() && !e.closest(scrolled) && e.getBoundingClientRect().right > edge && !e.matches(".tl-unseen"))
+    return over.map(e => e.className || e.tagName)
+})"""
+_FAINTEST = """() => {
+    const brush = new OffscreenCanvas(1, 1).getContext("2d")
+    const channels = colour => {
+        brush.clearRect(0, 0, 1, 1)
+        brush.fillStyle = colour
+        brush.fillRect(0, 0, 1, 1)
+        return brush.getImageData(0, 0, 1, 1).data
+    }
+    return [...document.querySelectorAll(".tl-panel :is(h3, p, li, span, strong, label, summary, code, pre, button, option)")]
+    .filter(e => e.checkVisibility() && !e.disabled && [...e.childNodes].some(n => n.nodeType == 3 && n.data.trim())).map(e => {
+    const clear = e => getComputedStyle(e).backgroundColor.replaceAll(" ", "") == "rgba(0,0,0,0)"
+    let behind = e
+    while (clear(behind) && behind.parentElement) behind = behind.parentElement
+    const luminance = rgb => [...rgb].map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, at) => sum + c * [0.2126, 0.7152, 0.0722][at], 0)
+    const ground = channels(getComputedStyle(behind).backgroundColor).slice(0, 3)
+    const [r, g, b, share] = channels(getComputedStyle(e).color)
+    const seen = luminance([r, g, b].map((c, at) => ground[at] + share / 255 * (c - ground[at]))), paper = luminance(ground)
+    return [(Math.max(seen, paper) + 0.05) / (Math.min(seen, paper) + 0.05), e.textContent.slice(0, 40)]
+}).sort((a, b) => a[0] - b[0])[0]
+}"""
+
 
 @pytest.fixture(scope="package")
 def chromium():
     "A browser without a window."
     if not CHROMIUM.exists():
         pytest.skip("chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="chromium is not installed")
-    with playwright.sync_playwright() as started:
+    pytest.importorskip("playwright.sync_api", reason="chromium is not installed")
+    with launched_chromium() as browser:
+        yield browser
+
+
+@contextlib.contextmanager
+def launched_chromium() -> Iterator[Any]:
+    "A browser, also for who measures."
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=str(CHROMIUM), headless=True, args=FLAGS)
         yield browser
         browser.close()
@@ -147,6 +193,11 @@ class LabPage:
         "Run every cell; `wait=False` returns while they run."
         self.command("notebook:run-all-cells", wait)
 
+    def run_cell(self, source: str, wait: bool = True) -> None:
+        "Add a cell at the end and run it."
+        self.view.evaluate(_ADD_CELL, source)
+        self.command("notebook:run-cell", wait)
+
     def reload(self) -> None:
         "What F5 does."
         self.view.reload(timeout=PATIENCE, wait_until="domcontentloaded")
@@ -167,6 +218,14 @@ class LabPage:
             assert time.monotonic() < end, f"{expression} is still {found!r}"
             self.view.wait_for_timeout(50)
         return found
+
+    def overflowing(self) -> list[list[str]]:
+        "For every panel, what reaches beyond its right edge."
+        return self.view.evaluate(_OVERFLOWING)
+
+    def faintest(self) -> tuple[float, str]:
+        "The text of all panels that is hardest to read: its contrast to what is behind it, and how it begins."
+        return tuple(self.view.evaluate(_FAINTEST))
 
     def failed_cells(self) -> list[str]:
         return self.view.evaluate(_FAILED)
@@ -199,14 +258,23 @@ class Lab:
 
     def __init__(self, url: str, token: str, folder: Path, browser: Any):
         self.url, self.token, self.folder, self.browser = url, token, folder, browser
+        self.runs = folder.parent / "runs"  # where kernels put their runs
 
-    def write(self, name: str, *cells: str) -> Path:
+    def write(self, name: str, *cells: str, kernel: str = "python3") -> Path:
         "A notebook with these code cells."
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
         path = self.folder / f"{name}.ipynb"
         nbformat.write(notebook, path)
         return path
+
+    def add_kernel(self, name: str, packages: Path) -> None:
+        "A Python kernel that finds what lies in a folder before what is installed."
+        spec = self.folder.parent / "data" / "kernels" / name
+        spec.mkdir(parents=True)
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        about = {"argv": command, "display_name": name, "language": "python"}
+        (spec / "kernel.json").write_text(json.dumps(about | {"env": {"PYTHONPATH": str(packages)}}))
 
     def open(self, notebook: Path, width: int = 1200, quiet: bool = True) -> LabPage:
         "A page to be used in `with`; see the head of this file."
@@ -227,7 +295,13 @@ class Lab:
 def lab(chromium, tmp_path_factory) -> Iterator[Lab]:
     "A JupyterLab of its own: free port, token, and folders that nobody else uses."
     pytest.importorskip("jupyterlab", reason="chromium is not installed")
-    home = tmp_path_factory.mktemp("lab")
+    with launched_lab(chromium, tmp_path_factory.mktemp("lab")) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def launched_lab(chromium: Any, home: Path) -> Iterator[Lab]:  # home: an empty folder
+    "A JupyterLab, also for who measures."
     folder = home / "notebooks"
     folder.mkdir()
     _ask_nothing(home / "config")

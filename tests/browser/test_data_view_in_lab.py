@@ -60,7 +60,7 @@ def test_look_edit_repair_and_come_back(lab, films, tmp_path):
         # Thumbnails come, the unreadable one says why, and the gate has looked
         view.wait_for_function("() => document.querySelectorAll('.tl-dv-option img').length == 23")
         assert options.count() == 24
-        assert "not an image" in grid.locator(".tl-dv-fault").inner_text()
+        assert "not an image" in grid.locator(".tl-shot-fault").inner_text()
         finding = face.get_by_role("listitem").filter(has_text="group-across-splits")
         finding.wait_for()
         assert face.get_by_text("✕ 1 finding in the way").is_visible()

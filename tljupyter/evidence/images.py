@@ -43,6 +43,7 @@ class ImageArms:
     fine_tuning: tuple[Hyperparameters, ...] = (
         FINE_TUNING  # trials: stages, epochs, learning_rate, normalisation
     )
+    views: int = 4  # of each image in fine-tuning: the image itself and augmented ones
     device: str = "cpu"
     observer: Observer | None = None  # told of every training step
 
@@ -116,7 +117,7 @@ class ImageArms:
         spec = TrainingSpec(epochs=trial["epochs"], learning_rate=trial["learning_rate"], device=self.device)
         plan = FreezePlan.last(self.backbone, trial["stages"], trial.get("normalisation", "frozen"))
         return FineTuned(
-            self.backbone, plan, spec, augmentations=self.augmentations, reading=self.reading,
+            self.backbone, plan, spec, self.views, self.augmentations, reading=self.reading,
             observer=self.observer, random_state=seed,
         )  # fmt: skip
 

@@ -164,7 +164,7 @@ def _number_cells(
             continue
         lines = [(f"{100 * share:.0f}", 9.0, 0)]
         if size <= 4:
-            of_row = f"{counts[i, j]:.1f} of {counts[i].sum():.0f}"
+            of_row = f"{counts[i, j]:.1f}".removesuffix(".0") + f" of {counts[i].sum():.0f}"
             lines = [(f"{100 * share:.0f} %", 13.0 if size <= 3 else 9.5, 7), (of_row, 9.0, -9)]
         for k, (text, letters, lift) in enumerate(lines):
             note = axes.annotate(

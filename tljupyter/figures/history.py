@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .faces import Picture
-from .style import INK, canvas, looks, name_lines
+from .style import INK, PAPER, canvas, looks, name_lines
 from .words import METRIC_NAMES, metric_name
 from ..refusals import Refusal
 
@@ -42,6 +42,7 @@ def training_plot(
     how = (
         "Thin: images it trained on; thick: held-out images." if held_out else "On the images it trained on."
     )
+    how += " ◆: the best epoch." if any(_best(rows) is not None for rows in told.values()) else ""
     how += " Dotted: stages thaw." if any(map(_thaws, told.values())) else ""
 
     def draw(width: float) -> Figure:
@@ -87,6 +88,11 @@ def _draw_training(
             )
             line.set(linewidth=2.2 if thick else 1.1, alpha=1 if thick else 0.75)
             ends[arm] = float(_column(rows, column)[-1])
+            if thick and (best := _best(rows)) is not None:
+                at = _column(rows, "epoch")[best] + 1, _column(rows, column)[best]
+                axes.plot(
+                    *at, "D", ms=7.5, color=look[arm].colour, mec=PAPER, mew=1.2, zorder=4, clip_on=False
+                )
         for epoch in _thaws(rows):
             axes.axvline(epoch + 1, color=look[arm].colour, lw=1, ls=(0, (1, 2)), zorder=1)
     axes.set_title(metric_name(name), color=INK, weight="bold")
@@ -103,6 +109,14 @@ def _thaws(
     "Epochs at which the boundary of what is frozen moved down."
     moved = np.flatnonzero(np.diff(_column(rows, "boundary")) < 0)
     return _column(rows, "epoch")[moved + 1].astype(int).tolist()
+
+
+def _best(
+    rows: Rows,
+) -> int | None:  # its row; None where nobody chose
+    "The last epoch that was better than all before it."
+    chosen = np.flatnonzero(_column(rows, "best") > 0)
+    return int(chosen[-1]) if len(chosen) else None
 
 
 def _training_in_words(

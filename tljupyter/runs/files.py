@@ -117,7 +117,10 @@ class Tail:
     def new(self) -> list[dict[str, Any]]:
         "Whole lines since the last call; what is not JSON is passed over."
         try:
-            if os.stat(self.path).st_size < self._read:  # another file under this name
+            size = os.stat(self.path).st_size
+            if size == self._read:
+                return []
+            if size < self._read:  # another file under this name
                 self._read = 0
             with self.path.open("rb") as file:
                 file.seek(self._read)

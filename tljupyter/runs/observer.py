@@ -284,7 +284,8 @@ class RunObserver:
         while self._replay and self._replay[0]["step"] <= (self._last.step if self._last else 0):
             again = self._replay.popleft()
             value = tuple(again["value"]) if isinstance(again["value"], list) else again["value"]
-            found.append(Order(again["kind"], value, id=f"replayed at step {again['step']}", by="replay"))
+            name = f"replayed at step {again['step']}, {len(self._replay)} to come"
+            found.append(Order(again["kind"], value, id=name, by="replay"))
         return found
 
     def _take(self, order: Order) -> None:

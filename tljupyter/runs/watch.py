@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .control import Acknowledgement, Acknowledgements
+from .control import Acknowledgement, Acknowledgements, Inbox, Order
 from .files import Tail
 from .folder import RunFolder
 from .hardware import Hardware
@@ -31,13 +31,22 @@ def thinned(
     "Fewer points that look the same."
     if len(x) <= most:
         return x, y
-    edges = np.linspace(1, len(x) - 1, (most - 2) // 2 + 1).astype(int)
-    kept = {0, len(x) - 1}
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
-        if end > start:
-            kept |= {start + int(y[start:end].argmin()), start + int(y[start:end].argmax())}
-    rows = np.array(sorted(kept))
-    return x[rows], y[rows]
+    size = 2  # of a stretch
+    while 2 * -(-len(x) // size) + 2 > most and size < len(x):
+        size *= 2
+    starts = np.arange(0, len(x), size)
+    whole = y[: len(x) // size * size].reshape(-1, size)
+    rows = [
+        0,
+        len(x) - 1,
+        *(starts[: len(whole)] + whole.argmin(1)),
+        *(starts[: len(whole)] + whole.argmax(1)),
+    ]
+    if len(whole) < len(starts):
+        rest = y[starts[-1] :]
+        rows += [starts[-1] + rest.argmin(), starts[-1] + rest.argmax()]
+    kept = np.unique(rows)
+    return x[kept], y[kept]
 
 # %% ../../nbs/api/runs/watch.ipynb #ea78602c
 class Curves:
@@ -48,10 +57,12 @@ class Curves:
     def __init__(self) -> None:
         self.steps: dict[str, array] = {name: array("d") for name in self.COLUMNS}  # one entry a line
         self.epochs: list[dict[str, Any]] = []  # rows of epochs, with the step at their end
+        self._columns: dict[str, array] = {}  # of the same rows, where they are numbers
         self.thaws: list[tuple[int, int]] = []  # step, and the boundary from then on
+        self.thawed: list[str] = []  # stages that were thawed by orders
         self.planned = 0  # steps in all
         self.state = "started"  # or finished, or stopped
-        self.best_epoch: int | None = None
+        self.best: dict[str, Any] | None = None  # the row of the best epoch so far
 
     def add(
         self,
@@ -64,31 +75,58 @@ class Curves:
                 found = row.get(name)
                 self.steps[name].append(np.nan if found is None else found)
         elif row["event"] == "epoch":
-            self.epochs.append(dict(row))
+            self._add_epoch(row)
             if row.get("best"):
-                self.best_epoch = int(row["epoch"])
+                self.best = self.epochs[-1]
         elif row["event"] == "thawed":
             self.thaws.append((int(row["step"]), int(row["boundary"])))
         elif row["event"] in ("finished", "stopped"):
             self.state = row["event"]
 
+    @property
+    def best_epoch(self) -> int | None:
+        "The best so far, counted from 0; None where nobody chose one."
+        return None if self.best is None else int(self.best["epoch"])
+
+    def _add_epoch(self, row: Mapping[str, Any]) -> None:
+        self.epochs.append(dict(row))
+        told = {name: value for name, value in row.items() if isinstance(value, int | float)}
+        for name in told.keys() - self._columns.keys():
+            self._columns[name] = array("d", [np.nan] * (len(self.epochs) - 1))
+        for name, column in self._columns.items():
+            column.append(told.get(name, np.nan))
+
     def of_steps(
         self,
         column: str = "loss",  # one of `COLUMNS`
         most: int = 1000,  # points
+        start: int = 0,  # lines to pass over
     ) -> tuple[np.ndarray, np.ndarray]:  # steps and values, without what was not known
         "A curve over steps, thinned."
-        x, y = np.array(self.steps["step"]), np.array(self.steps[column])
-        known = np.isfinite(y)
-        return thinned(x[known], y[known], most)
+        return _known(self.steps, column, most, start)
 
     def of_epochs(
         self,
         column: str = "valid_loss",
+        most: int | None = None,  # points; None: all
+        start: int = 0,  # epochs to pass over
     ) -> tuple[np.ndarray, np.ndarray]:  # steps at which epochs ended, and values
         "A curve over epochs; empty where the column was not measured."
-        rows = [row for row in self.epochs if row.get(column) is not None]
-        return np.array([row["step"] for row in rows]), np.array([row[column] for row in rows])
+        return _known(self._columns, column, most, start)
+
+
+def _known(
+    table: Mapping[str, array],  # with a column `step`
+    column: str,
+    most: int | None,
+    start: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    "Steps and values of a column, from a row on."
+    if column not in table:
+        return np.empty(0), np.empty(0)
+    x, y = np.array(table["step"][start:]), np.array(table[column][start:])
+    known = np.isfinite(y)
+    return thinned(x[known], y[known], most or len(x))
 
 # %% ../../nbs/api/runs/watch.ipynb #b6092b6a
 @dataclass
@@ -105,6 +143,8 @@ class RunWatch:
         self.folder = self.run.path
         self.status: Status = self.run.status
         self.orders = Acknowledgements(self.folder)
+        self.given: dict[str, Order] = {}  # by id, in the order in which they were given or told
+        self._inbox = Inbox(self.folder)
         self._metrics, self._machine = (
             Tail(self.folder / "metrics.jsonl"),
             Tail(self.folder / "hardware.jsonl"),
@@ -113,11 +153,13 @@ class RunWatch:
     def update(self) -> bool:  # whether anything is new
         "Read what was added since the last time."
         rows, machine, status = self._metrics.new(), self._machine.new(), self.run.status
-        changed = bool(rows or machine) or status != self.status
+        orders = self._inbox.new()
+        changed = bool(rows or machine or orders) or status != self.status
         self.status = status
+        self.given |= {order.id: order for order in orders}
         for row in rows:
             if row.get("event") == "order":
-                self.orders.add(row)
+                self._add_order(row)
             elif "arm" in row and "event" in row:
                 self._add(row)
         self.hardware = (self.hardware + [Hardware.from_dict(row) for row in machine])[-self.most_hardware :]
@@ -127,6 +169,15 @@ class RunWatch:
         if row["event"] == "started" or row["arm"] not in self.arms:  # a resumed run trains an arm anew
             self.arms[row["arm"]] = Curves()
         self.arms[row["arm"]].add(row)
+
+    def _add_order(self, row: Mapping[str, Any]) -> None:
+        "What was said about an order, also about one that came by a signal or from the run that is repeated."
+        self.orders.add(row)
+        value = tuple(row["value"]) if isinstance(row.get("value"), list) else row.get("value")
+        told = row.get("number", 0), row.get("given", ""), row.get("by", "")
+        self.given.setdefault(row["id"], Order(row.get("kind", ""), value, row["id"], *told))
+        if row["outcome"] == "applied" and isinstance(value, tuple) and row.get("arm") in self.arms:
+            self.arms[row["arm"]].thawed += value
 
     @property
     def now_training(self) -> str | None:

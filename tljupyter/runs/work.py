@@ -28,7 +28,7 @@ from ..backbones.registry import Backbone
 from ..backbones.weights import load_backbone, save_backbone
 from ..domains.domain import Domain, Items
 from ..domains.draws import split_groups
-from ..domains.gate import check
+from ..domains.gate import check, gate_facts
 from ..domains.readers import read_images
 from ..evidence.arms import FINE_TUNED, FROM_SCRATCH, LINEAR_PROBE, Arm, Headline
 from ..evidence.comparison import Comparison, Preset, compare
@@ -266,7 +266,8 @@ def _trained(
         raise Refusal(_too_large(one, error)) from None
     if request.from_scratch and FROM_SCRATCH not in comparison.predictions["arm"].unique():
         one.notes.append("Stopped before the network from scratch was trained; it is left out.")
-    run.write("results.json", comparison.results() | {"notes": [*one.notes, *comparison.notes]})
+    about = {"notes": [*one.notes, *comparison.notes], "data": {one.domain.name: one.domain.digest}}
+    run.write("results.json", comparison.results() | about)
     return _ending(run, observer)
 
 
@@ -281,6 +282,7 @@ def _prepared(
     gate = check(
         domain, progress=lambda done, n: observer.say(f"looking at image {done} of {n}", 0.05 * done / n)
     )
+    run.write("gate.json", gate_facts(gate, request.allow, request.repair))
     domain = gate.enforce(allow=list(request.allow), repair=request.repair)
     if domain.splits is None:
         sides = split_groups(
@@ -308,7 +310,7 @@ def _hear_of_thaws(one: _Setting, settings: Settings) -> None:
     labels = one.request.labels_per_class * len(one.domain.classes) or len(pool)
     costs = Costs.measure(one.backbone, pool.items, min(labels, len(pool)), one.request.views)
     start = one.plan.boundary(one.backbone)
-    one.run.write("costs.json", {**costs.to_dict(), "boundary": start})
+    one.run.write("costs.json", {**costs.to_dict(), "boundary": start, "plan": one.plan.to_yaml()})
 
     def problem(stages: tuple[str, ...]) -> str:
         boundary = start if one.observer.boundary is None else one.observer.boundary

@@ -23,7 +23,7 @@ from ..freezing import FreezePlan
 from ..refusals import Refusal, nearest
 from ..training import LossTerm, Network, Observer, TrainingSpec, predict, train
 from .adapters import Part, find_part, moving
-from .contract import DomainClassifier, class_codes
+from .contract import DomainClassifier, class_codes, same_items, same_note
 from .inputs import DomainInputs, Reading
 from .multitask import MultiTask
 from .penalties import BSS, DELTA, L2SP, CoTuning, Distillation, WeightAverage
@@ -194,7 +194,9 @@ class FineTuned(TrainedNetwork):
         self._leave(self.backbone, network, history)
         self.plan_, self.decisions_ = chosen.plan, chosen.decisions
         self.trainable_, self.trainable_per_label_ = count, count / len(target)  # of the backbone
-        self.notes_ = tuple(note for note in (chosen.note, *(term.note for term in terms)) if note)
+        same = same_items(source, target) or same_items(source, unlabelled)
+        told = (same_note("fine-tuning") if same else "", chosen.note, *(term.note for term in terms))
+        self.notes_ = tuple(note for note in told if note)
         return self
 
     def _inputs(self, domain: Domain) -> DomainInputs:

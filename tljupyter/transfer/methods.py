@@ -27,10 +27,11 @@ class Method:
     name: str
     paradigm: Paradigm
     needs: tuple[str, ...]  # of `NEEDS`
-    modality: Literal["rows", "images"]  # rows of numbers from any representation, or images on a backbone
+    modality: Literal["rows", "images"]  # rows of numbers from any representation, or items on a backbone
     paper: str  # author, year and title; empty where there is none to name
     where: str  # module:class
     parameters: Mapping[str, Any] = field(default_factory=dict)  # that make it this method
+    predicts: Literal["classes", "numbers"] = "classes"
 
     def __post_init__(self) -> None:
         if unknown := set(self.needs) - set(NEEDS):
@@ -61,10 +62,11 @@ def _rows(
     needs: tuple[str, ...],
     paper: str,
     where: str,  # module:class, inside `tljupyter.transfer`
+    predicts: Literal["classes", "numbers"] = "classes",
     **parameters: Any,
 ) -> Method:
     "A method on rows of numbers."
-    return Method(name, paradigm, needs, "rows", paper, f"{_HERE}.{where}", parameters)
+    return Method(name, paradigm, needs, "rows", paper, f"{_HERE}.{where}", parameters, predicts)
 
 
 def _images(
@@ -152,6 +154,22 @@ _LISTED = (
         _BOTH,
         "Al-Stouhi and Reddy 2011, Adaptive Boosting for Transfer Learning Using Dynamic Updates",
         "instance.boosting:TrAdaBoost",
+    ),
+    _rows(
+        "TrAdaBoost.R2",
+        "instance",
+        _BOTH,
+        "Pardoe and Stone 2010, Boosting for Regression Transfer",
+        "instance.regression:TrAdaBoostR2",
+        "numbers",
+    ),
+    _rows(
+        "two-stage TrAdaBoost.R2",
+        "instance",
+        _BOTH,
+        "Pardoe and Stone 2010, Boosting for Regression Transfer",
+        "instance.regression:TwoStageTrAdaBoostR2",
+        "numbers",
     ),
     _rows(
         "CORAL",

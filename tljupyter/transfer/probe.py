@@ -8,6 +8,8 @@ Docs: https://tljupyter.github.io/tljupyter/api/transfer/probe.html.md"""
 __all__ = ['stage_features', 'StageFeatures', 'LinearProbe', 'set_head']
 
 # %% ../../nbs/api/transfer/probe.ipynb #a260791e
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
@@ -24,28 +26,30 @@ from .inputs import DomainInputs, Reading
 def stage_features(
     backbone: Backbone,
     items: Items,
-    stage: str | None = None,  # name of the stage whose output is wanted; the last when None
+    stage: str | Sequence[str] | None = None,  # whose output is wanted, one or several; the last when None
     reading: Reading | None = None,
-) -> np.ndarray:  # (n, channels) float32
+) -> np.ndarray:  # (n, channels) float32, of several stages side by side
     "Output of a stage for every item, averaged over positions: input of any classifier."
-    names = backbone.stage_names
-    if stage is not None and stage not in names:
-        raise Refusal(
-            f'{backbone.name} has no stage "{stage}"; it has {", ".join(names)}.{nearest(stage, names)}'
-        )
-    boundary = len(names) if stage is None else names.index(stage) + 1
-    return backbone.averaged(
-        np.asarray(DomainInputs(backbone, items, reading or Reading()).at(boundary))[:, 0]
-    )
+    names, inputs = backbone.stage_names, DomainInputs(backbone, items, reading or Reading())
+    wanted = (names[-1],) if stage is None else (stage,) if isinstance(stage, str) else tuple(stage)
+    if not wanted:
+        raise Refusal(f"No stage of {backbone.name} is named; it has {', '.join(names)}.")
+    for one in wanted:
+        if one not in names:
+            raise Refusal(
+                f'{backbone.name} has no stage "{one}"; it has {", ".join(names)}.{nearest(one, names)}'
+            )
+    outputs = (np.asarray(inputs.at(names.index(one) + 1))[:, 0] for one in wanted)
+    return np.concatenate([backbone.averaged(output) for output in outputs], axis=1)
 
 # %% ../../nbs/api/transfer/probe.ipynb #5fabc7f4
 class StageFeatures(BaseEstimator):
-    "Images as the output of a stage of a frozen backbone: for any method on rows of numbers."
+    "Images as the output of a stage of a frozen backbone, or of several: for any method on rows of numbers."
 
     def __init__(
         self,
         backbone: Backbone,
-        stage: str | None = None,  # the last when None
+        stage: str | tuple[str, ...] | None = None,  # one or several; the last when None
         reading: Reading | None = None,
     ):
         self.backbone, self.stage, self.reading = backbone, stage, reading
@@ -58,7 +62,7 @@ class StageFeatures(BaseEstimator):
         self,
         domain: Domain,
     ) -> np.ndarray:  # (n, channels)
-        "The stage's output for every image."
+        "The output of the stage, or of each, for every image."
         return stage_features(self.backbone, domain.items, self.stage, self.reading)
 
 

@@ -16,23 +16,29 @@ from sklearn.base import clone
 
 from ..features.representations import Representation
 from ..refusals import Refusal
-from .contract import FeatureClassifier
+from .contract import DomainClassifier, FeatureClassifier
+from .instance.regression import FeatureRegressor
 
 # %% ../../nbs/api/transfer/saving.ipynb #d58e034a
 HARMLESS = ("numpy.dtype",)  # asked for by scikit-learn's own transformers
 
 
 def save_method(
-    method: FeatureClassifier,  # fitted
+    method: DomainClassifier | FeatureRegressor,  # fitted, on rows of numbers
     path: str | Path,  # such as "model.skops"; its folder must exist
 ) -> Path:
-    "Write a fitted method on rows of numbers. A representation on a backbone is left out."
-    path = Path(path)
-    if not hasattr(method, "classes_"):
-        raise Refusal(f"{method.name} is not fitted: there is nothing to save. Call fit first.")
+    "Write a fitted method on rows of numbers. A representation on a backbone is left out; a network is refused."
+    path, called = Path(path), getattr(method, "name", type(method).__name__)
+    if hasattr(method, "reading"):
+        raise Refusal(
+            f"{type(method).__name__} is a network; its weights go into a folder of their own: "
+            "handover.model.save_model(method, folder), or of deep alignment save_model(method.network_, folder)."
+        )
+    if not (hasattr(method, "classes_") or hasattr(method, "representation_")):
+        raise Refusal(f"{called} is not fitted: there is nothing to save. Call fit first.")
     kept = clone(method)
     vars(kept).update(vars(method))
-    if hasattr(method.representation, "backbone"):
+    if hasattr(getattr(method, "representation", None), "backbone"):
         kept.representation, kept.representation_ = None, None
     try:
         skops.io.dump(kept, path)
@@ -44,7 +50,7 @@ def save_method(
 def load_method(
     path: str | Path,
     representation: Representation | None = None,  # as it was given, where it is one on a backbone
-) -> FeatureClassifier:
+) -> DomainClassifier | FeatureRegressor:
     "Read a fitted method; refuses files that ask for code from anywhere else."
     path = Path(path)
     try:
@@ -56,9 +62,9 @@ def load_method(
         raise Refusal(f"{path.absolute()}: there is no such file.") from None
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise Refusal(f"{path}: not a method saved by the kit ({error}).") from None
-    if not isinstance(method, FeatureClassifier):
+    if not isinstance(method, DomainClassifier | FeatureRegressor):
         raise Refusal(f"{path}: holds a {type(method).__name__}, not a method of the kit.")
-    if method.representation_ is None:
+    if isinstance(method, FeatureClassifier | FeatureRegressor) and method.representation_ is None:
         if representation is None:
             raise Refusal(
                 f"{path}: was saved without its backbone. Give representation=StageFeatures(load_backbone(...))."

@@ -12,14 +12,18 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from sklearn.base import clone
 from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 
+from ...domains.domain import Domain
 from ...domains.draws import folds as split_folds
 from ...features.representations import Representation
+from ...measures.intervals import Interval
 from ...refusals import ImpossibleSplit, Refusal
 from ..contract import FeatureClassifier, TransferRows
 from ..heads import SolvedHead, solve_head
+from .diagnostics import collapse_note, effective_sample_size, gain_over_uniform
 from .reweighting import with_target_share
 
 # %% ../../../nbs/api/transfer/instance/boosting.ipynb #389467b9
@@ -130,6 +134,7 @@ class TrAdaBoost(FeatureClassifier):
         weights = run.weights[: len(rows.source)]
         self.source_share_ = float(weights.sum() / run.weights.sum())  # of all weight, at the end
         self.weights_ = weights / max(weights.mean(), 1e-300)
+        self.effective_sample_size_ = effective_sample_size(self.weights_)
         self._tell(len(rows.target))
         self.sharpening_ = None if held_out is None else sharpening(held_out, rows.target_labels)
         self.out_of_fold_ = None if held_out is None else sharpened(held_out, self.sharpening_)
@@ -206,6 +211,8 @@ class TrAdaBoost(FeatureClassifier):
                 f"TrAdaBoost: the source ended with {self.source_share_:.1%} of all weight; it contradicts the "
                 "target cases, or has faded.",
             )
+        elif note := collapse_note(self.weights_, "Few of them agree with the target cases."):
+            self.notes_ += (f"TrAdaBoost: {note}",)
 
     def _held_out(self, rows: TransferRows) -> np.ndarray | None:  # (n, classes) vote shares
         "Votes on target cases by runs that had not seen them; None where a class has one case only."
@@ -225,3 +232,16 @@ class TrAdaBoost(FeatureClassifier):
     def _probabilities(self, rows: np.ndarray) -> np.ndarray:
         shares = vote_shares(self.learners_, self.votes_, rows, len(self.classes_))
         return sharpened(shares, self.sharpening_)
+
+    def gain_over_uniform(
+        self,
+        target: Domain,  # as for `fit`
+        source: Domain,
+        unlabelled: Domain | None = None,
+    ) -> Interval:
+        "Fit all rounds, and the first alone, where every source case of a class counts alike; compare them out of fold."
+        weighted, uniform = (
+            clone(self).set_params(rounds=rounds).fit(target, source, unlabelled).out_of_fold_
+            for rounds in (self.rounds, 1)
+        )
+        return gain_over_uniform(weighted, uniform, target.labels, target.groups, seed=self.random_state)

@@ -18,6 +18,7 @@ from ...measures.intervals import HeldOut, Interval, interval_of_gain, resampled
 from ...measures.metrics import find_metric
 from ...refusals import Refusal
 from ..contract import FeatureClassifier
+from .regression import FeatureRegressor
 
 # %% ../../../nbs/api/transfer/instance/diagnostics.ipynb #463138e8
 FEW_EFFECTIVE = 10  # effective cases below which a reader is told
@@ -34,16 +35,16 @@ def effective_sample_size(
 
 def collapse_note(
     weights: np.ndarray,  # (m,) 0 or more
-    what: str = "source cases",
-) -> str | None:  # a sentence; None where enough cases are left
+    why: str = "The two domains hardly overlap.",  # what usually makes it so
+) -> str | None:  # sentences; None where enough cases are left
     "Says that the weights rest on a few cases."
     size, count = effective_sample_size(weights), len(weights)
     if size >= min(FEW_EFFECTIVE, count / 2) and size >= SMALL_SHARE * count:
         return None
     share = weights.max() / max(weights.sum(), 1e-300)
     return (
-        f"The weights rest on few {what}: effective sample size {size:.1f} of {count}, the heaviest has "
-        f"{share:.0%} of all weight. The two domains hardly overlap."
+        f"The weights rest on few source cases: effective sample size {size:.1f} of {count}, the heaviest has "
+        f"{share:.0%} of all weight. {why}"
     )
 
 # %% ../../../nbs/api/transfer/instance/diagnostics.ipynb #ac457a91
@@ -53,7 +54,7 @@ class WeightReport:
 
     cases: int
     effective: float  # Kish's effective sample size
-    rows_by_class: dict[str, float]  # share of the source cases
+    rows_by_class: dict[str, float]  # share of the source cases; empty where labels are numbers
     weight_by_class: dict[str, float]  # share of all weight
     heaviest: tuple[tuple[str, float], ...]  # name, and share of all weight; heaviest first
 
@@ -62,12 +63,13 @@ class WeightReport:
             f"{name} {self.rows_by_class[name]:.0%} of cases and {share:.0%} of weight"
             for name, share in self.weight_by_class.items()
         )
+        by_class = f"By class: {classes}. " if classes else ""
         cases = ", ".join(f"{name} ({share:.1%})" for name, share in self.heaviest)
-        return f"{self.cases} source cases count as {self.effective:.1f}. By class: {classes}. Heaviest: {cases}."
+        return f"{self.cases} source cases count as {self.effective:.1f}. {by_class}Heaviest: {cases}."
 
 
 def weight_report(
-    method: FeatureClassifier,  # fitted, with `weights_` of the source rows
+    method: FeatureClassifier | FeatureRegressor,  # fitted, with `weights_` of the source rows
     source: Domain,  # the one it was fitted to
     most: int = 5,  # names
 ) -> WeightReport:
@@ -77,7 +79,9 @@ def weight_report(
         raise Refusal(
             f"{method.name} has no weights of source cases; fit a reweighting or boosting method first."
         )
-    if len(weights) < len(source):  # cases of classes that the target does not have were left out
+    if len(weights) < len(source) and isinstance(
+        method, FeatureClassifier
+    ):  # cases of classes that the target does not have were left out
         used = np.isin(np.array(source.classes)[source.labels], method.class_names_)
         source = source.take(np.flatnonzero(used))
     if len(weights) != len(source):
@@ -86,17 +90,22 @@ def weight_report(
             "give the source it was fitted to."
         )
     shares = weights / max(weights.sum(), 1e-300)
-    found = np.bincount(source.labels, shares, len(source.classes))
-    cases = np.bincount(source.labels, minlength=len(source.classes)) / len(source)
     order = np.argsort(-shares, kind="stable")[:most]
-    present = [code for code in range(len(source.classes)) if cases[code] > 0]
     return WeightReport(
         len(source),
         effective_sample_size(weights),
-        {source.classes[code]: float(cases[code]) for code in present},
-        {source.classes[code]: float(found[code]) for code in present},
+        _by_class(source, np.full(len(source), 1 / len(source))),
+        _by_class(source, shares),
         tuple((str(source.names[i]), float(shares[i])) for i in order),
     )
+
+
+def _by_class(source: Domain, shares: np.ndarray) -> dict[str, float]:
+    "Sum of the shares of each class that has cases."
+    if source.target != "classes":
+        return {}
+    sums = np.bincount(source.labels, shares, len(source.classes))
+    return {source.classes[code]: float(sums[code]) for code in np.unique(source.labels).tolist()}
 
 # %% ../../../nbs/api/transfer/instance/diagnostics.ipynb #22ab3dd1
 def gain_over_uniform(

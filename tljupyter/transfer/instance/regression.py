@@ -19,6 +19,7 @@ from sklearn.tree import DecisionTreeRegressor
 from ...domains.domain import Domain
 from ...features.representations import Representation, Rows
 from ...refusals import Refusal
+from ..contract import same_note, same_rows
 
 # %% ../../../nbs/api/transfer/instance/regression.ipynb #1ff2335e
 class FeatureRegressor(RegressorMixin, BaseEstimator):
@@ -42,16 +43,19 @@ class FeatureRegressor(RegressorMixin, BaseEstimator):
         raise NotImplementedError
 
     def fit(
-        self, target: Domain, source: Domain | None = None, unlabelled: Domain | None = None
+        self, target: Domain | None, source: Domain | None = None, unlabelled: Domain | None = None
     ) -> "FeatureRegressor":
         "Learn from target and source items with numbers as labels; `unlabelled` shapes the representation only."
         self.notes_ = ()
         if source is None or not len(source):
             raise Refusal(f"{self.name} carries knowledge from labelled source items; give a source domain.")
-        labels = [self._labels(domain) for domain in (target, source)]
+        target, source = self._labelled(target), self._labelled(source)
         given = [domain for domain in (target, source, unlabelled) if domain is not None]
         self.representation_ = clone(self.representation or Rows()).fit(*given)
-        self._learn(self._checked(target), labels[0], target.groups, self._checked(source), labels[1])
+        rows = self._checked(target), self._checked(source)
+        if same_rows(rows[1], rows[0]):
+            self.notes_ += (same_note(self.name),)
+        self._learn(rows[0], target.labels, target.groups, rows[1], source.labels)
         return self
 
     def predict(
@@ -61,15 +65,15 @@ class FeatureRegressor(RegressorMixin, BaseEstimator):
         "A number for every item."
         return self._numbers(self._checked(domain))
 
-    def _labels(self, domain: Domain) -> np.ndarray:
-        if not len(domain):
-            raise Refusal(f"{self.name} learns from labelled items, and {domain.name} has none.")
+    def _labelled(self, domain: Domain | None) -> Domain:
+        if domain is None or not len(domain):
+            raise Refusal(f"{self.name} learns from labelled items, and there are none. Give some.")
         if domain.target != "regression":
             raise Refusal(
                 f"{self.name} predicts numbers; {domain.name} has {domain.target} labels. Use a classifier, or give "
                 "labels of type float."
             )
-        return domain.labels
+        return domain
 
     def _checked(self, domain: Domain) -> np.ndarray:  # (n, features) float64
         rows = np.asarray(self.representation_.transform(domain), dtype=np.float64)

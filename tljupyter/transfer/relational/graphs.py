@@ -445,6 +445,47 @@ class ClassGraph:
                 edges[i], edges[j] = new
         return replace(self, edges=tuple(edges))
 
+    def lent_to(
+        self,
+        classes: Sequence[str],  # of the task; the graph knows none of them
+        seed: int,
+    ) -> "ClassGraph":
+        "The knowledge of another domain: classes take the places of some of its own, which lie near each other, by lot."
+        if known := [name for name in classes if self._candidates(name)]:
+            raise Refusal(f'The graph knows "{known[0]}"; a control takes a graph of another domain.')
+        rng = np.random.default_rng(seed)
+        for _ in range(100):
+            places = self._neighbourhood(len(classes), rng)
+            moved, near = dict(zip(places, classes, strict=True)), self.around(places)
+            lent = ClassGraph(
+                tuple(moved.get(node, node) for node in near.nodes),
+                tuple(
+                    e._replace(first=moved.get(e.first, e.first), second=moved.get(e.second, e.second))
+                    for e in near.edges
+                ),
+                {node: name for node, name in near.names.items() if node not in moved},
+                {node: more for node, more in near.synonyms.items() if node not in moved},
+            )
+            if not np.array_equal(lent.similarity(classes), np.eye(len(classes))):
+                return lent
+        raise Refusal("The graph relates none of its classes more than others; it is no control.")
+
+    def _neighbourhood(self, count: int, rng: np.random.Generator) -> list[str]:
+        "Classes that nothing is a kind of, below one node that holds not many more than are wanted."
+        below: dict[str, frozenset[str]] = {}
+        for node in networkx.topological_sort(self.taxonomy):  # children first
+            children = list(self.taxonomy.predecessors(node))
+            below[node] = frozenset().union(*(below[c] for c in children)) if children else frozenset((node,))
+        sizes = {node: len(leaves) for node, leaves in below.items() if len(leaves) >= count}
+        related = any(e.kind == "is-a" for e in self.edges)
+        if len(self.nodes) < count or (related and not sizes):
+            raise Refusal(f"The graph has no {count} classes below one; take a larger one of another domain.")
+        if not related:  # no tree: any nodes
+            return rng.permutation(np.array(self.nodes, dtype=object))[:count].tolist()
+        few = [node for node, size in sizes.items() if size <= max(3 * count, min(sizes.values()))]
+        leaves = sorted(below[few[int(rng.integers(len(few)))]])
+        return rng.permutation(np.array(leaves, dtype=object))[:count].tolist()
+
     def _levels(self) -> dict[str, int]:
         "Longest way down from a root: parents always have a smaller one, so that swaps make no circle."
         found: dict[str, int] = {}

@@ -1,8 +1,8 @@
 // The data view: draws what its parts say, asks for thumbnails, and sends keys and clicks to the kernel.
 
 import { node, write, Link } from "./panel.js";
+import { Pictures } from "./pictures.js";
 
-const MOST_PICTURES = 2000; // kept in the page
 const COUNT = new Intl.NumberFormat("en");
 const many = (number, noun) => `${COUNT.format(number)} ${noun}${number === 1 ? "" : "s"}`;
 
@@ -10,13 +10,11 @@ class DataView {
   constructor(model, el) {
     this.model = model;
     this.link = new Link(model);
-    this.pictures = new Map(); // item -> {url, fault}, oldest first
-    this.asked = new Set(); // items whose thumbnails are on their way
+    this.pictures = new Pictures(this.link, () => this.items.map((item, place) => [item, this.grid.children[place].firstElementChild]));
     this.items = null; // of the page that is drawn
     this.focused = 0; // place on the page
     this.wanted = 0; // place to be focused on the page that was asked for
     this.build(el);
-    this.link.on("msg:custom", (message, buffers) => this.received(message, buffers));
     this.link.watch("about", () => this.drawAbout());
     this.link.watch("gate", () => this.drawGate());
     this.link.watch("progress", () => this.drawProgress());
@@ -43,7 +41,7 @@ class DataView {
 
   close() {
     this.link.close();
-    for (const { url } of this.pictures.values()) if (url) URL.revokeObjectURL(url);
+    this.pictures.close();
   }
 
   // What stays while its content changes
@@ -226,36 +224,29 @@ class DataView {
       this.focused = Math.max(0, Math.min(this.wanted, items.length - 1));
       this.wanted = 0;
       this.grid.replaceChildren(...rows.map(() => node("div", { role: "option", class: "tl-dv-option" },
-        node("span", { class: "tl-dv-picture" }), node("span", { class: "tl-dv-caption" }), node("span", { class: "tl-dv-mark" }))));
+        node("span", { class: "tl-shot" }), node("span", { class: "tl-dv-caption" }), node("span", { class: "tl-dv-mark" }))));
       this.none.hidden = rows.length > 0;
       if (inside) this.focus(this.focused);
     }
     rows.forEach((row, place) => this.dress(this.grid.children[place], row, place));
-    this.ask();
+    this.pictures.show();
   }
 
   dress(option, row, place) {
     const marks = { dropped: "✕ dropped", unsure: "? unsure", "left out": "– left out", relabelled: `was ${row.was ?? "unlabelled"}` };
     const words = [row.label ?? "unlabelled", marks[row.mark], row.side, row.group && `group ${row.group}`, row.name].filter(Boolean).join(", ");
-    const [picture, caption, mark] = option.children;
+    const [, caption, mark] = option.children;
     option.dataset.mark = row.mark;
     option.setAttribute("aria-label", words);
     option.title = words;
     this.choosable(option, place);
     write(caption, row.label ?? "unlabelled");
     write(mark, marks[row.mark] ?? "");
-    this.hang(picture, row.item);
   }
 
   choosable(option, place) {
     option.tabIndex = place === this.focused ? 0 : -1;
     option.setAttribute("aria-selected", String(place === this.focused));
-  }
-
-  hang(frame, item) {
-    const picture = this.pictures.get(item);
-    if (!picture || frame.firstChild) return;
-    frame.append(picture.url ? node("img", { src: picture.url, alt: "", draggable: "false" }) : node("span", { class: "tl-dv-fault" }, picture.fault));
   }
 
   drawActions() {
@@ -275,39 +266,6 @@ class DataView {
     this.others.replaceChildren(node("option", { value: -1 }, "another class …"),
       ...classes.map((one, place) => !one.key && node("option", { value: place }, one.name)).filter(Boolean));
     for (const button of [...this.relabels.children, this.others, this.drop, this.unsure]) button.disabled = !row;
-  }
-
-  // Thumbnails
-
-  ask() {
-    const lacking = this.items.filter((item) => !this.pictures.has(item) && !this.asked.has(item));
-    for (const item of lacking) this.asked.add(item);
-    if (lacking.length) this.model.send({ do: "thumbnails", items: lacking });
-  }
-
-  received({ thumbnails = [], passed_over = [] }, buffers) {
-    thumbnails.forEach(({ item, kind, fault }, place) => {
-      this.asked.delete(item);
-      if (this.pictures.has(item)) return;
-      const url = kind ? URL.createObjectURL(new Blob([buffers[place]], { type: kind })) : null;
-      this.pictures.set(item, { url, fault });
-    });
-    if (thumbnails.length) {
-      this.forget();
-      this.items.forEach((item, place) => this.hang(this.grid.children[place].firstElementChild, item));
-    }
-    for (const item of passed_over) this.asked.delete(item);
-    if (passed_over.length) this.ask();
-  }
-
-  forget() {
-    const here = new Set(this.items);
-    for (const [item, { url }] of this.pictures) {
-      if (this.pictures.size <= MOST_PICTURES) return;
-      if (here.has(item)) continue;
-      if (url) URL.revokeObjectURL(url);
-      this.pictures.delete(item);
-    }
   }
 
   // Acting

@@ -2,6 +2,7 @@
 // Names from data are text of nodes and of attributes, never markup.
 
 const PATIENCE = 3000; // ms without an answer before the panel says that it waits
+const EXCUSE = "The kernel has not answered yet: a cell is running, or it was restarted and this cell has to be run again.";
 
 // An element. Attributes that are false or missing are left out; `on` maps events to what they do.
 export function node(tag, attributes = {}, ...children) {
@@ -22,8 +23,11 @@ export function write(element, text) {
 
 // The way to the plain object in the kernel.
 export class Link {
-  constructor(model) {
+  constructor(model, { patience = PATIENCE, excuse = EXCUSE } = {}) {
     this.model = model;
+    this.patience = patience;
+    this.excuse = excuse;
+    this.late = false; // the line says that we wait
     this.me = Math.random().toString(36).slice(2);
     this.sent = 0;
     this.waiting = new Map(); // answer that is awaited -> its timer and what is done then
@@ -49,25 +53,34 @@ export class Link {
   }
 
   // Ask for something; true once it is done, false when it was refused, and then the reason is shown.
-  send(message) {
+  // What is `quiet` leaves the line as it is when there is nothing to say.
+  send(message, quiet = false) {
     const answer = `${this.me} ${++this.sent}`;
     return new Promise((resolve) => {
-      const timer = setTimeout(() => this.say("The kernel has not answered yet: a cell is running, or it was restarted and this cell has to be run again.", true), PATIENCE);
-      this.waiting.set(answer, { timer, resolve });
-      this.model.send({ ...message, answer });
+      const timer = setTimeout(() => {
+        this.say(this.excuse, true);
+        this.late = true;
+      }, this.patience);
+      this.waiting.set(answer, { timer, resolve, quiet });
+      try {
+        this.model.send({ ...message, answer });
+      } catch { // the kernel is another one now
+        this.receive({ answer, ok: false, text: this.excuse });
+      }
     });
   }
 
   receive({ answer, ok, text }) {
     if (!this.waiting.has(answer)) return;
-    const { timer, resolve } = this.waiting.get(answer);
+    const { timer, resolve, quiet } = this.waiting.get(answer);
     clearTimeout(timer);
     this.waiting.delete(answer);
-    if (!this.model.get("doing").busy) this.say(text ?? "", !ok);
+    if (!this.model.get("doing").busy && (text || !quiet || this.late)) this.say(text ?? "", !ok);
     resolve(ok);
   }
 
   say(text, bad = false) {
+    this.late = false;
     this.line.hidden = !text;
     this.line.classList.toggle("tl-bad", bad);
     write(this.line, text);
