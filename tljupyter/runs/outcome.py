@@ -42,7 +42,7 @@ class Outcome:
         "Read state, results and predictions anew."
         self.status: Status = self.run.status
         found = self.run.read("results.json")
-        self.results: dict[str, Any] = found if _PARTS <= found.keys() else {}  # a template may write others
+        self.results: dict[str, Any] = found if found.keys() >= _PARTS else {}  # a template may write others
         self.predictions: pd.DataFrame = self.run.predictions() if self.results else pd.DataFrame()
         for name in ("tested", "domain"):
             self.__dict__.pop(name, None)

@@ -476,8 +476,8 @@ class DeepAligned(DomainClassifier):
             return None
         rng = np.random.default_rng(self.random_state)
         seen = [domain.take(rng.permutation(len(domain))[:MOST_MEASURED]) for domain in (source, other)]
-        features = [stage_features(backbone, domain.items) for domain in seen]
-        return proxy_a_distance(*features, seed=self.random_state)
+        first, second = (stage_features(backbone, domain.items) for domain in seen)
+        return proxy_a_distance(first, second, seed=self.random_state)
 
     def _check(self, source: Domain | None, unlabelled: Domain | None) -> None:
         if self.alignment not in ALIGNMENTS:
