@@ -481,6 +481,7 @@ def test_pairs_of_new_users_and_things_have_numbers():
     mine = read_ratings(music[music.user >= 25], threshold=3)
     for rows in (
         PairFeatures(others),
+        PairFeatures(others, detail=True),
         PairFeatures(others, elsewhere),
         PairFeatures(others, elsewhere, detail=True),
     ):

@@ -125,20 +125,12 @@ def test_a_graph_of_another_domain_says_something_and_nothing_of_these_classes(s
     assert not lent.match(classes).notes and (like > 0).sum() > len(classes)
     assert not np.allclose(like, WORLD.graph.similarity(classes))
     assert lent.edges == strange.lent_to(classes, seed).edges != strange.lent_to(classes, seed + 7).edges
-    wide = ClassGraph.from_edges(
-        [(f"leaf {i}", f"branch {i // 9}") for i in range(9000)]
-        + [(f"branch {b}", "all") for b in range(1000)]
-    )
-    some = wide.lent_to("abcd", seed).similarity(
-        "abcd"
-    )  # not scattered over an ontology, where none are alike
-    assert not np.array_equal(some, np.eye(4)) or len(wide.lent_to("abcd", seed).nodes) < 10
 
 
 def test_a_graph_that_is_no_control_is_refused():
     with pytest.raises(Refusal, match="knows"):
         WORLD.graph.lent_to(WORLD.classes, 0)
-    with pytest.raises(Refusal, match="larger one"):
+    with pytest.raises(Refusal, match="Take a larger one"):
         ClassGraph.from_edges([("a", "b"), ("c", "b")]).lent_to(WORLD.classes, 0)
     with pytest.raises(Refusal, match="no control"):
         ClassGraph.from_edges([(name, "root") for name in "abcd"]).lent_to("wxyz", 0)
@@ -470,6 +462,9 @@ def test_the_disease_ontology_is_read_whole(data_dir):
     graph = disease_ontology(data_dir)
     assert len(graph.nodes) >= 6500 and graph.name(graph.find("DOID:4")) == "disease"
     assert graph.common_ancestor("pityriasis rosea", "pityriasis rubra pilaris") == graph.find("psoriasis")
+    cancers = graph.around([n for n in graph.nodes if graph.find("cancer") in graph.ancestors(n)])
+    lent = cancers.lent_to(DERMATOSES, 0)  # near each other among thousands, so that it says something
+    assert ((lent.similarity(DERMATOSES) > 0).sum(1) > 1).any()
     rare = read_obo(data_dir / "knowledge_disease_graph" / "DO_rare_slim.obo.gz")
     assert len(rare.nodes) > 3000 and rare.find("DILE") == "DOID:0040093"
 

@@ -115,7 +115,7 @@ def test_look_edit_repair_and_come_back(lab, films, tmp_path):
         assert last["edit"] == "repair" and last["finding"] == "group-across-splits"
         assert {item["new"] for item in last["items"]} <= {"train", "test"}
         face.get_by_text("✓ nothing in the way").wait_for()
-        assert finding.count() == 0
+        finding.wait_for(state="detached")
 
         # F5: the view is back with its edits, and they can still be undone
         page.command("docmanager:save")

@@ -22,7 +22,10 @@ class Given:
     target: Domain  # with "train" (the pool of labels) and "test" items
     representation: Representation
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by method
-    controls: tuple[Arm, ...] = ()  # that ought to gain nothing
+    others: tuple[Arm, ...] = ()  # arms of this task alone: methods in a form of its own, and their controls
+    controls: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # method -> arms it has to beat: itself, told nothing
 
 
 @dataclass(frozen=True)

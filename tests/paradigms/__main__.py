@@ -25,8 +25,9 @@ from tests.paradigms.tasks import GRID, TASKS
 from tljupyter.domains.domain import ArrayItems
 from tljupyter.domains.draws import few_shot_draw
 from tljupyter.evidence.arms import TARGET_ONLY, Arm, Headline
-from tljupyter.evidence.comparison import Preset, compare
+from tljupyter.evidence.comparison import Comparison, Preset, compare
 from tljupyter.evidence.methods import PLAIN, method_arms
+from tljupyter.evidence.results import headline_of, results_from_predictions
 from tljupyter.features.representations import Rows
 from tljupyter.measures.verdicts import holm
 from tljupyter.refusals import MissingWeights, Refusal
@@ -50,7 +51,9 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/paradigms"), help="where finished parts are kept"
     )
-    parser.add_argument("--json", type=Path, help="write the table to this file, too")
+    parser.add_argument(
+        "--json", type=Path, help="write the table to this file, too; rows of other tasks in it stay"
+    )
     asked = parser.parse_args()
     if unknown := set(asked.tasks) - set(TASKS):
         parser.error(f"unknown task {', '.join(sorted(unknown))}; choose from {', '.join(TASKS)}")
@@ -68,31 +71,66 @@ def main() -> int:
     report = facts(time.perf_counter() - started, draws) | {"rows": corrected(rows)}
     show(report["rows"])
     if asked.json:
+        if asked.json.exists():
+            report = beside(report, json.loads(asked.json.read_text(encoding="utf-8")))
         asked.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def beside(report: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    "An earlier report in which the tasks of this one are replaced or added; where it is of another kind, this one."
+    same = all(earlier.get(key) == report[key] for key in ("draws", "metric", "libraries"))
+    ran = list(dict.fromkeys(row["task"] for row in report["rows"]))
+    kept = [row for row in earlier["rows"] if row["task"] not in ran]
+    if not same or not kept:
+        return report
+    new = [task for task in ran if task not in {row["task"] for row in earlier["rows"]}]
+    rows = sorted(kept + report["rows"], key=lambda row: list(TASKS).index(row["task"]))
+    later = earlier.get("later", {}) | dict.fromkeys(ran, report["date"][:10])
+    return earlier | {
+        "command": shlex.join([*shlex.split(earlier["command"]), *new]),
+        "later": later,
+        "rows": rows,
+    }
 
 
 def run(task: Task, data: Path, kept: Path, draws: int) -> list[dict[str, Any]]:
     "All methods on one task; what lies in `kept` is not trained again."
     kept.mkdir(parents=True, exist_ok=True)
     given = in_rows(task.read(data / task.data))
-    arms = (*method_arms([*GRID, *task.methods], given.representation, given.parameters), *given.controls)
+    arms = (*method_arms([*GRID, *task.methods], given.representation, given.parameters), *given.others)
     preset = Preset(task.name, (task.labels_per_class,), draws, draws, tuning_draws=0, trials=1)
     headline = Headline(labels_per_class=task.labels_per_class, arm=arms[-1].name, baseline=TARGET_ONLY)
     target = given.target
     pool = target.take(target.where("train"))
     usable, refused = working(arms, given, pool, task)
-    result = compare(
+    headline = replace(headline, arm=usable[-1].name)
+    found = compare(
         target,
         usable,
         preset,
-        replace(headline, arm=usable[-1].name),
+        headline,
         source=given.source,
         unlabelled=pool,
         sink=Parts(kept),
         progress=lambda done, total, what: print(f"{task.name} {done}/{total} {what}", file=sys.stderr),
-    ).results()
-    return table(task, result, refused)
+    )
+    rows = table(task, found.results(), refused, {arm.name: paradigm(arm) for arm in arms})
+    told_nothing = {name for names in given.controls.values() for name in names}
+    for row in rows:
+        row["control"] = row["method"] in told_nothing
+        over = given.controls.get(row["method"], ())
+        if over and not row["refused"]:
+            row["over_controls"] = [gain_over(found, row["method"], control, headline) for control in over]
+    return rows
+
+
+def gain_over(found: Comparison, method: str, control: str, headline: Headline) -> dict[str, Any]:
+    "What a method gains over itself with knowledge that says nothing."
+    asked = replace(headline, arm=method, baseline=control)
+    row = headline_of(results_from_predictions(found.predictions, found.classes, asked))
+    assert row is not None
+    return {"control": control} | {key: row[key] for key in ("gain", "low", "high", "verdict")}
 
 
 def in_rows(given: Given) -> Given:
@@ -124,7 +162,9 @@ def working(arms: Sequence[Arm], given: Given, pool: Any, task: Task) -> tuple[l
     return usable, refused
 
 
-def table(task: Task, result: Mapping[str, Any], refused: Mapping[str, str]) -> list[dict[str, Any]]:
+def table(
+    task: Task, result: Mapping[str, Any], refused: Mapping[str, str], paradigms: Mapping[str, str]
+) -> list[dict[str, Any]]:
     "One row a method: its score, and its gain over target only."
     means = {row["arm"]: row for row in result["arms"] if row["metric"] == METRIC}
     gains = {
@@ -134,7 +174,7 @@ def table(task: Task, result: Mapping[str, Any], refused: Mapping[str, str]) -> 
     }
     rows = []
     for name in means:
-        row = {"task": task.name, "title": task.title, "method": name, "paradigm": paradigm(name)}
+        row = {"task": task.name, "title": task.title, "method": name, "paradigm": paradigms[name]}
         row |= {"labels_per_class": task.labels_per_class, "score": means[name]["mean"]}
         gain = gains.get(name)
         for key in ("gain", "low", "high", "verdict", "draws", "p_value"):
@@ -143,24 +183,27 @@ def table(task: Task, result: Mapping[str, Any], refused: Mapping[str, str]) -> 
     empty = dict.fromkeys(("score", "gain", "low", "high", "verdict", "draws", "p_value"))
     about = {"task": task.name, "title": task.title, "labels_per_class": task.labels_per_class}
     rows += [
-        about | {"method": name, "paradigm": paradigm(name)} | empty | {"refused": reason}
+        about | {"method": name, "paradigm": paradigms[name]} | empty | {"refused": reason}
         for name, reason in refused.items()
     ]
     return rows
 
 
-def paradigm(arm: str) -> str:
-    "Of a method, or of a control, which is called after its method."
-    return METHODS[arm.split(",")[0]].paradigm
+def paradigm(arm: Arm) -> str:
+    "Of a listed method, or as the note of an arm says which is one under another name."
+    return METHODS[arm.name].paradigm if arm.name in METHODS else arm.note.partition("-based")[0]
 
 
 def corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    "Holm's correction over the methods of a task, which are read together; plain arms are not a method's claim."
+    "Holm's correction over the methods of a task, which are read together; plain arms and controls claim nothing."
     for name in {row["task"] for row in rows}:
         claims = [
             row
             for row in rows
-            if row["task"] == name and row["method"] not in PLAIN and row["p_value"] is not None
+            if row["task"] == name
+            and row["method"] not in PLAIN
+            and not row["control"]
+            and row["p_value"] is not None
         ]
         given = np.array([row["p_value"] for row in claims], dtype=float)
         for row, value in zip(claims, holm(given), strict=True):

@@ -15,6 +15,7 @@ from tljupyter.domains.readers import read_arrays, read_folder
 from tljupyter.domains.signals import read_signals
 from tljupyter.domains.tables import read_rows
 from tljupyter.domains.texts import read_texts
+from tljupyter.evidence.methods import method_arm
 from tljupyter.features.ratings import PairFeatures, learn_factors
 from tljupyter.features.representations import Rows
 from tljupyter.features.signals import Spectrum
@@ -93,7 +94,26 @@ def heart(folder: Path, source: str, target: str) -> Given:
             table, "disease", only={"site": site}, leave_out=["num"], categories=codes, name=site
         )
 
-    return Given(side(source), halved(side(target)), TableColumns())
+    return with_rules_of_chance(side(source), halved(side(target)))
+
+
+def with_rules_of_chance(source: Domain, target: Domain) -> Given:
+    "Tables, with a control for rules carried from the source: rules learned there after its labels were shuffled."
+    from tljupyter.transfer.relational.rules import learn_rules
+
+    columns = TableColumns().fit(source, target.take(target.where("train")))
+    holds = columns.transform(source) > 0.5  # as RuleTransfer reads its columns
+    names = [f"column {number}" for number in range(holds.shape[1])]
+    labels = np.random.default_rng(SEED).permutation(source.labels)
+    control = method_arm(
+        "rule transfer",
+        None,
+        {"rules": learn_rules(holds, names, labels, source.classes)},
+        called="rule transfer, source labels shuffled",
+    )
+    return Given(
+        source, target, TableColumns(), others=(control,), controls={"rule transfer": (control.name,)}
+    )
 
 
 def credit(folder: Path, source: str, target: str) -> Given:
@@ -111,7 +131,7 @@ def credit(folder: Path, source: str, target: str) -> Given:
         )
         return at_most(rows, count)
 
-    return Given(side(source, MOST_SOURCE), halved(side(target, MOST_TARGET)), TableColumns())
+    return with_rules_of_chance(side(source, MOST_SOURCE), halved(side(target, MOST_TARGET)))
 
 
 def german_credit(folder: Path) -> Given:
@@ -184,9 +204,49 @@ DERMATOSES = (
 )
 
 
+def trust(folder: Path) -> Given:
+    """Who likes which film: a circle of a network of trust, from what the other people in the network said.
+
+    What a film is like comes from people outside the network, who are on neither side. Weighted by trust, people near
+    the circle count for more; the same with everybody in another's place in the network is its control.
+    """
+    import networkx
+
+    from tljupyter.transfer.instance.trust import KnownWeights, trust_weights
+
+    links = pd.read_csv(folder / "trust.csv", dtype=str)[["truster", "trustee"]].to_numpy().tolist()
+    network = networkx.Graph(links)
+    joined = network.subgraph(max(networkx.connected_components(network), key=len))
+    circle = sorted(max(networkx.community.louvain_communities(joined, seed=SEED), key=len))
+    given = pd.read_csv(folder / "ratings.csv", dtype=str).drop_duplicates(["user", "item"])
+    films = read_ratings(given, fewest=5, name="films")
+    inside = np.isin(films.groups, circle)
+    linked = np.isin(films.groups, sorted(joined)) & ~inside
+    catalogue, source, target = (
+        replace(films.take(np.flatnonzero(kept)), name=name)
+        for name, kept in (("others", ~inside & ~linked), ("network", linked), ("circle", inside))
+    )
+    source, target = at_most(source, MOST_SOURCE), halved(at_most(target, MOST_TARGET))
+    users = np.unique(films.groups[linked])
+    moved = dict(zip(users, np.random.default_rng(SEED).permutation(users), strict=True))
+    weighted, shuffled = (
+        method_arm("uLSIF", None, {"ratio": KnownWeights(trust_weights(links, near, circle))}, called=name)
+        for name, near in (
+            ("weighted by trust", source.groups),
+            ("weighted by trust, links shuffled", [moved[user] for user in source.groups]),
+        )
+    )
+    rows = PairFeatures(learn_factors(catalogue), detail=True)
+    return Given(
+        source, target, rows, others=(weighted, shuffled), controls={weighted.name: (shuffled.name,)}
+    )
+
+
 def dermatology(folder: Path) -> Given:
-    "Six skin diseases told by 12 clinical signs, related by the Disease Ontology; there is no source domain."
-    from tljupyter.evidence.methods import method_arm
+    """Six skin diseases told by 12 clinical signs, related by the Disease Ontology; there is no source domain.
+
+    Controls are the same relations with the diseases shuffled, and the relations of cancers, which say nothing of them.
+    """
     from tljupyter.transfer.relational.graphs import read_edges
 
     table = folder / "dermatology.csv"
@@ -196,12 +256,25 @@ def dermatology(folder: Path) -> Given:
     knowledge = folder.parent / "knowledge_disease_graph"
     ontology = read_edges(knowledge / "do_is_a.csv", knowledge / "do_nodes.csv.gz")
     graph = ontology.with_synonyms({"chronic dermatitis": "dermatitis"}).around(DERMATOSES)
+    cancer = ontology.find("cancer")
+    cancers = ontology.around([node for node in ontology.nodes if cancer in ontology.ancestors(node)])
     methods = ("graph prototypes", "graph head")
-    shuffled = {"graph": graph.shuffled(SEED, DERMATOSES)}
-    controls = tuple(
-        method_arm(name, None, shuffled, called=f"{name}, relations shuffled") for name in methods
+    nothing = {
+        "relations shuffled": graph.shuffled(SEED, DERMATOSES),
+        "relations of cancers": cancers.lent_to(DERMATOSES, SEED),
+    }
+    return Given(
+        None,
+        halved(found),
+        TableColumns(),
+        dict.fromkeys(methods, {"graph": graph}),
+        tuple(
+            method_arm(name, None, {"graph": other}, called=f"{name}, {what}")
+            for name in methods
+            for what, other in nothing.items()
+        ),
+        {name: tuple(f"{name}, {what}" for what in nothing) for name in methods},
     )
-    return Given(None, halved(found), TableColumns(), dict.fromkeys(methods, {"graph": graph}), controls)
 
 
 GRID = (
@@ -256,6 +329,7 @@ TASKS = {
             "heart disease in Cleveland to the Veterans' hospital",
             "bio_heart_4hospitals",
             lambda folder: heart(folder, "cleveland", "va"),
+            methods=("rule transfer",),
         ),
         Task(
             "heart-switzerland",
@@ -282,6 +356,7 @@ TASKS = {
             "finance_taiwan_default",
             lambda folder: credit(folder, "2", "3"),
             labels_per_class=20,
+            methods=("rule transfer",),
         ),
         Task(
             "credit-germany",
@@ -312,6 +387,14 @@ TASKS = {
             "recsys_douban_cross",
             ratings,
             labels_per_class=20,
+        ),
+        Task(
+            "films-trust",
+            "films: a network of trust to one of its circles",
+            "recsys_filmtrust",
+            trust,
+            labels_per_class=20,
+            core=False,
         ),
     )
 }

@@ -95,7 +95,7 @@ class PairFeatures(BaseEstimator):
         self,
         catalogue: Factors,  # of the domain itself, by other users: `learn_factors`
         behaviour: Factors | None = None,  # of the source domain; things only, when None
-        detail: bool = False,  # the parts of the expectation side by side, for plenty of labels
+        detail: bool = False,  # the parts of the expectation side by side, or the thing's hidden factors without behaviour
     ):
         self.catalogue = catalogue
         self.behaviour = behaviour
@@ -110,6 +110,8 @@ class PairFeatures(BaseEstimator):
         if self.behaviour is not None:
             taste = [f"taste {n + 1}" for n in range(self.catalogue.item_factors.shape[1])]
             parts += ["generosity", *taste, "ratings elsewhere (log)"] if self.detail else []
+        elif self.detail:
+            parts += [f"factor {n + 1}" for n in range(self.catalogue.item_factors.shape[1])]
         first = parts if self.detail or self.behaviour is None else ["expected rating"]
         self.names_ = (*first, "ratings of the thing (log)", "thing is new")
         return self
@@ -117,17 +119,19 @@ class PairFeatures(BaseEstimator):
     def transform(
         self,
         domain: Domain,
-    ) -> np.ndarray:  # (n, 3); with `detail` and behaviour one more for generosity, each factor and the count
+    ) -> np.ndarray:  # (n, 3); with `detail` more: each factor, and with behaviour generosity and a count
         "Numbers of every pair; `names_` says what each column is. What is new counts as average."
         users, items = pairs_of(domain)
         thing, known = _found(self.catalogue.items, items)
         liked = np.where(known, self.catalogue.item_bias[thing], 0)
         last = [np.where(known, np.log1p(self.catalogue.item_counts[thing]), 0), ~known]
+        factors = np.where(known[:, None], self.catalogue.item_factors[thing], 0)
         if self.behaviour is None or self.mapping_ is None:
-            return np.column_stack([liked, *last]).astype(np.float64)
+            shown = [factors] if self.detail else []
+            return np.column_stack([liked, *shown, *last]).astype(np.float64)
         reader, met = _found(self.behaviour.users, users)
         expected = np.where(met[:, None], self.mapping_.predict(_described(self.behaviour))[reader], 0)
-        taste = expected[:, 1:] * np.where(known[:, None], self.catalogue.item_factors[thing], 0)
+        taste = expected[:, 1:] * factors
         if not self.detail:
             return np.column_stack([liked + expected[:, 0] + taste.sum(1), *last]).astype(np.float64)
         counts = np.where(met, np.log1p(self.behaviour.user_counts[reader]), 0)

@@ -9,10 +9,13 @@ __all__ = ['HARMLESS', 'save_method', 'load_method']
 
 # %% ../../nbs/api/transfer/saving.ipynb #8bd9b06a
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import skops.io
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
+from sklearn.tree._tree import Tree
 
 from ..features.representations import Representation
 from ..refusals import Refusal
@@ -20,7 +23,7 @@ from .contract import DomainClassifier, FeatureClassifier
 from .instance.regression import FeatureRegressor
 
 # %% ../../nbs/api/transfer/saving.ipynb #d58e034a
-HARMLESS = ("numpy.dtype",)  # asked for by scikit-learn's own transformers
+HARMLESS = ("numpy.dtype", "sklearn.tree._tree.Tree")  # arrays; a tree's are looked at before it is used
 
 
 def save_method(
@@ -64,6 +67,8 @@ def load_method(
         raise Refusal(f"{path}: not a method saved by the kit ({error}).") from None
     if not isinstance(method, DomainClassifier | FeatureRegressor):
         raise Refusal(f"{path}: holds a {type(method).__name__}, not a method of the kit.")
+    if not all(map(_is_sound, _trees(vars(method)))):
+        raise Refusal(f"{path}: holds a tree whose branches lead nowhere. Not loaded.")
     if isinstance(method, FeatureClassifier | FeatureRegressor) and method.representation_ is None:
         if representation is None:
             raise Refusal(
@@ -71,3 +76,23 @@ def load_method(
             )
         method.representation, method.representation_ = representation, representation
     return method
+
+
+def _trees(held: object) -> Iterator[Tree]:
+    "The trees in attributes, and in lists and estimators below them."
+    if isinstance(held, dict | list | tuple):
+        for value in held.values() if isinstance(held, dict) else held:
+            yield from _trees(value)
+    elif isinstance(held, Tree):
+        yield held
+    elif isinstance(held, BaseEstimator):
+        yield from _trees(vars(held))
+
+
+def _is_sound(tree: Tree) -> bool:
+    "Whether every branch leads to a later node and asks for a feature that is there: prediction does not look."
+    nodes, leaf = np.arange(tree.node_count), tree.children_left == -1
+    below = (tree.children_left, tree.children_right)
+    leads = np.logical_and.reduce([(nodes < child) & (child < tree.node_count) for child in below])
+    asks = (tree.feature >= 0) & (tree.feature < tree.n_features)
+    return bool(len(nodes) and (leaf | (leads & asks)).all())

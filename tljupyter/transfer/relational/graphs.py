@@ -452,7 +452,9 @@ class ClassGraph:
     ) -> "ClassGraph":
         "The knowledge of another domain: classes take the places of some of its own, which lie near each other, by lot."
         if known := [name for name in classes if self._candidates(name)]:
-            raise Refusal(f'The graph knows "{known[0]}"; a control takes a graph of another domain.')
+            raise Refusal(
+                f'The graph knows "{known[0]}", and a control takes a graph of another domain. Give one that does not.'
+            )
         rng = np.random.default_rng(seed)
         for _ in range(100):
             places = self._neighbourhood(len(classes), rng)
@@ -470,21 +472,27 @@ class ClassGraph:
                 return lent
         raise Refusal("The graph relates none of its classes more than others; it is no control.")
 
-    def _neighbourhood(self, count: int, rng: np.random.Generator) -> list[str]:
-        "Classes that nothing is a kind of, below one node that holds not many more than are wanted."
+    @cached_property
+    def _leaves(self) -> dict[str, frozenset[str]]:
+        "The classes that nothing is a kind of, at or below each node."
         below: dict[str, frozenset[str]] = {}
         for node in networkx.topological_sort(self.taxonomy):  # children first
             children = list(self.taxonomy.predecessors(node))
             below[node] = frozenset().union(*(below[c] for c in children)) if children else frozenset((node,))
-        sizes = {node: len(leaves) for node, leaves in below.items() if len(leaves) >= count}
-        related = any(e.kind == "is-a" for e in self.edges)
-        if len(self.nodes) < count or (related and not sizes):
-            raise Refusal(f"The graph has no {count} classes below one; take a larger one of another domain.")
-        if not related:  # no tree: any nodes
-            return rng.permutation(np.array(self.nodes, dtype=object))[:count].tolist()
-        few = [node for node, size in sizes.items() if size <= max(3 * count, min(sizes.values()))]
-        leaves = sorted(below[few[int(rng.integers(len(few)))]])
-        return rng.permutation(np.array(leaves, dtype=object))[:count].tolist()
+        return below
+
+    def _neighbourhood(self, count: int, rng: np.random.Generator) -> list[str]:
+        "Classes that nothing is a kind of, where possible below one node that holds not many more than are wanted."
+        below = self._leaves
+        leaves = frozenset(node for node, own in below.items() if node in own)
+        if len(leaves) < count:
+            raise Refusal(
+                f"The graph has {len(leaves)} classes that nothing is a kind of, and {count} are needed. Take a larger one."
+            )
+        if sizes := {node: len(own) for node, own in below.items() if len(own) >= count}:
+            few = [node for node, size in sizes.items() if size <= max(3 * count, min(sizes.values()))]
+            leaves = below[few[int(rng.integers(len(few)))]]
+        return rng.permutation(np.array(sorted(leaves), dtype=object))[:count].tolist()
 
     def _levels(self) -> dict[str, int]:
         "Longest way down from a root: parents always have a smaller one, so that swaps make no circle."
