@@ -40,6 +40,7 @@ from tljupyter.runs.watch import RunWatch
 from tljupyter.runs.work import TEMPLATE, fulfil
 from tljupyter.settings import Settings
 from tljupyter.training import Event
+from tljupyter.widgets.data_view import DataView
 
 
 def write_digits(place: Path, each: int, codes=(1, 7), skip: int = 0) -> Path:
@@ -474,3 +475,24 @@ def test_cards_slices_and_what_they_do_not_say():
 
 def test_no_thread_is_left_behind():
     until(lambda: not [t for t in threading.enumerate() if t.name in ("run observer", "hardware")], 5)
+
+
+@pytest.mark.slow
+def test_edits_of_a_data_view_are_obeyed_and_a_repeat_gets_those_of_then(shared, settings, asked):
+    folder = write_digits(shared / "edited", 24)
+    view = DataView(folder, journal=shared / "edited.jsonl")
+    places = {str(name): i for i, name in enumerate(view.source.names)}
+    view.drop(places["digit 1/003.png"])
+    view.relabel(places["digit 7/005.png"], "digit 1")
+    request = replace(asked, data_dir=str(folder), labels_per_class=0, journal=str(view.journal.path))
+    live = start(request, shared / "with edits", blocking=True, where="thread", settings=settings)
+    assert live.status.state == "finished", live.status.error
+    seen = live.run.predictions().drop_duplicates("case").set_index("case")["label"]
+    assert "digit 1/003.png" not in seen.index and seen["digit 7/005.png"] == 0 and len(seen) == 47
+    view.drop(places["digit 7/006.png"])
+    again = RunFolder.create(shared / "edits again", TEMPLATE, live.again().to_dict())
+    again.release()
+    assert fulfil(again.path, settings).state == "finished"
+    same_predictions(live, again)
+    with pytest.raises(Refusal, match="no such journal"):
+        start(replace(request, journal="/nowhere.jsonl"), settings=settings)

@@ -33,7 +33,7 @@ from .request import Request
 from .shelf import new_place
 from .status import Status, read_status, told_status, write_status
 from .watch import Curves, RunWatch
-from .work import TEMPLATE, Saver, fulfil, save_trained
+from .work import EDITS, TEMPLATE, Saver, fulfil, save_trained
 from ..settings import Settings, load_settings
 
 # %% ../../nbs/api/runs/live.ipynb #63e68e60
@@ -165,7 +165,7 @@ class LiveRun:
         return costs.thaw(stages, min([boundary, *map(names.index, thawed)]), seconds)
 
     def again(self) -> Request:
-        "The request that repeats this run, with the orders it obeyed at the steps at which it obeyed them."
+        "The request that repeats this run: with its edits, and the orders it obeyed at the steps at which it obeyed them."
         rows = read_lines(self.folder / "metrics.jsonl")
         started = [
             i for i, row in enumerate(rows) if row["event"] == "started" and row["arm"] == "fine-tuned"
@@ -177,7 +177,9 @@ class LiveRun:
             if row["event"] == "order" and row["outcome"] == "applied" and row["kind"] in kinds
             if row["arm"] == "fine-tuned" and "before" not in row
         )
-        return replace(self.request, replay=obeyed)
+        edits = self.folder / EDITS
+        journal = str(edits) if edits.exists() else self.request.journal
+        return replace(self.request, journal=journal, replay=obeyed)
 
 
 @lru_cache(maxsize=8)
@@ -206,6 +208,10 @@ def start(
     request = replace(request, data_dir=str(Path(request.data_dir).expanduser().absolute()))
     if not Path(request.data_dir).exists():
         raise Refusal(f"{request.data_dir}: there is no such file or folder.")
+    if request.journal:
+        request = replace(request, journal=str(Path(request.journal).expanduser().absolute()))
+        if not Path(request.journal).is_file():
+            raise Refusal(f"{request.journal}: there is no such journal.")
     if request.plan.strip():
         FreezePlan.from_yaml(request.plan)
     if where not in ("process", "thread"):

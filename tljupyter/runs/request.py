@@ -48,6 +48,7 @@ class Request:
     label: str = ""  # column of a table; empty: recognised, here and below
     group: str = ""
     split: str = ""
+    journal: str = ""  # edits of a data view, to be obeyed with all that it allowed; empty: none
     allow: tuple[str, ...] = ()  # kinds of findings of the gate that shall not stop the run
     repair: bool = False  # take the split that the gate proposes where images or patients leak
     margin: float = 0.02  # gains smaller than this do not matter
