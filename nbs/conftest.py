@@ -19,6 +19,11 @@ from nbdev.test import test_nb as run_notebook
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = get_config(ROOT).tst_flags.split()
 MARK = re.compile(r"# %% \S+\.ipynb #(\S+)$")
+# Rooms whose notebooks train networks or draw many pictures, and single ones that do; the fast tier leaves them out.
+SLOW = (
+    *("explain", "how_to", "tutorials", "api/evidence", "api/figures", "api/transfer"),
+    *("api/handover/onnx.ipynb", "api/measures/thresholds.ipynb", "api/runs/live.ipynb"),
+)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector):
@@ -32,6 +37,12 @@ class NotebookFile(pytest.File):
 
 
 class NotebookItem(pytest.Item):
+    def __init__(self, **named):
+        super().__init__(**named)
+        inside = self.path.relative_to(ROOT / "nbs")
+        if any(inside.is_relative_to(slow) for slow in SLOW):
+            self.add_marker("slow")
+
     def runtest(self):
         handler = signal.getsignal(signal.SIGINT)  # nbdev replaces it by one that ends the process
         original = CaptureShell.__init__

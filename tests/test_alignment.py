@@ -68,6 +68,7 @@ def hidden(domain: Domain) -> Domain:
     return replace(domain, labels=np.full(len(domain), -1))
 
 
+@pytest.mark.slow
 @every
 def test_repeats_is_cloned_and_saved_without_pickle(name):
     target, source, pool = world(each(4), 1, 0.5), world(each(25), 2), hidden(world(each(15), 3, 0.5))
@@ -84,6 +85,7 @@ def test_repeats_is_cloned_and_saved_without_pickle(name):
     assert all(kind.startswith("tljupyter.") for kind in skops.io.get_untrusted_types(data=data))
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("width", [3, 60])
 @pytest.mark.parametrize("labels", [[0, 1, 2], [0, 0, 1, 1], [0, 0, 0, 1, 1, 1, 2], [1, 1]])
@@ -98,6 +100,7 @@ def test_scarce_labels_and_wide_rows(name, labels, width):
         assert np.isfinite(told).all() and np.allclose(told.sum(1), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITHOUT_LABELS)
 def test_no_target_label_is_needed(name):
     source, pool, test = world(each(25), 2), hidden(world(each(20), 3, 0.5)), world(each(20), 4, 0.5)
@@ -109,6 +112,7 @@ def test_no_target_label_is_needed(name):
         METHODS[name]().fit(None, source, pool.take([0]))
 
 
+@pytest.mark.slow
 @every
 def test_constant_and_copied_features_and_large_units(name):
     domains = [world(each(n), seed, 0.5 * (seed != 2)) for n, seed in ((4, 1), (20, 2), (12, 3), (10, 4))]
@@ -136,6 +140,7 @@ def test_constant_and_copied_features_and_large_units(name):
     assert np.isfinite(told).all()
 
 
+@pytest.mark.slow
 @every
 def test_labels_of_unlabelled_and_source_units_are_not_read(name):
     target, source, pool = world(each(3), 1, 0.5), world(each(15), 2), world(each(10), 3, 0.5)

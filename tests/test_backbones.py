@@ -99,6 +99,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool(scale > 0) and bool((a - b).abs().max() <= 1e-5 * scale.clamp(min=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "side", "some_stages"), NETWORKS)
 def test_stages_in_a_row_are_the_network(name, side, some_stages):
     network = whole(name, side)
@@ -124,6 +125,7 @@ def test_stages_in_a_row_are_the_network(name, side, some_stages):
     assert backbone.stage_names[0] == "stem"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "side", "some_stages"), NETWORKS)
 def test_every_parameter_is_in_one_stage_under_its_own_name(name, side, some_stages):
     network = whole(name, side)
@@ -277,6 +279,7 @@ def test_input_specification_survives_json_and_its_digest_tells_differences():
     assert len({dataclasses.replace(spec, **change).digest for change in changes} | {spec.digest}) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["alexnet", "squeezenet1_0", "squeezenet1_1", "densenet121", "vgg11", "inception_v3"]
 )
@@ -287,6 +290,7 @@ def test_smallest_size_is_the_one_torchvision_publishes(name):
         load_backbone(name, "random", smallest - 1)
 
 
+@pytest.mark.slow
 def test_sizes_of_transformers():
     assert load_backbone("vit_tiny_patch16_224", "random", (96, 64)).features == 192
     with pytest.raises(Refusal, match="vit_tiny_patch16_224 cannot .*8 x 8"):
@@ -515,6 +519,7 @@ def test_weights_are_found_in_the_weights_folder(resnet20):
     assert load_backbone("resnet20_cifar", resnet20.name, settings=settings).weights_source == str(resnet20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["resnet18", "digits_convnet", "vit_tiny_patch16_224", "timm/resnet18", "googlenet"]
 )
@@ -569,6 +574,7 @@ def no_network(request, tmp_path, monkeypatch):
         yield
 
 
+@pytest.mark.slow
 def test_without_a_network_the_error_comes_at_once(no_network):
     for name in ("resnet50", "legacy_seresnet18"):
         start = time.perf_counter()
@@ -645,6 +651,7 @@ def test_resnet20_for_cifar_is_right(data_dir):
     assert accuracy == pytest.approx(0.827, abs=0.01)  # as the data's own README measured it
 
 
+@pytest.mark.slow
 def test_squeezenet_for_imagenet_is_right(data_dir):
     path = data_dir / "weights_small_pretrained" / "squeezenet1_0_imagenet.safetensors"
     backbone = load_backbone("squeezenet1_0", path)

@@ -240,6 +240,7 @@ assert len(view.domain) == 9 and not view.notes
 """
 
 
+@pytest.mark.slow
 def test_an_edit_that_the_disk_refuses_is_not_made(pets):
     "A limit on the size of files stands for the full disk: the line fits in part."
     told = subprocess.run([sys.executable, "-c", FULL_DISK, pets], capture_output=True, text=True)

@@ -203,6 +203,7 @@ def test_streams_show_every_image_once_before_any_again_and_small_sets_in_whole(
 # The estimator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALIGNMENTS)
 def test_learns_repeats_by_seed_and_clones(name):
     source, pool, test = world(48, 1), hidden(world(32, 2, 0.2)), world(30, 3, 0.2)
@@ -216,6 +217,7 @@ def test_learns_repeats_by_seed_and_clones(name):
     assert clone(first).get_params().keys() == first.get_params().keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TERMS)
 @pytest.mark.parametrize("net", [BATCH_NORM, GROUP_NORM])
 def test_a_term_of_no_strength_is_its_control(name, net):
@@ -254,6 +256,7 @@ def test_statistics_are_the_targets_and_only_where_they_move():
     torch.testing.assert_close(means("none", frozen)[0], means("dann", frozen)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["none", "dann", "mcc"])
 def test_labelled_target_images_do_not_drown(name):
     "Six labels against a hundred that contradict them."

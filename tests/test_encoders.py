@@ -94,6 +94,7 @@ def test_weights_keep_their_names_and_the_shared_model_its_weights(folder, revie
     assert twin.weights_digest == backbone.reset(1).weights_digest != backbone.weights_digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moves", ["all", "biases", "lora"])
 def test_fine_tuning_learns_and_leaves_frozen_stages_alone(folder, reviews, moves):
     backbone = load_encoder(folder, most_tokens=12)

@@ -94,11 +94,13 @@ def verdict_of(target, source, draws=12):
     return headline_of(comparison.results())
 
 
+@pytest.mark.slow
 def test_a_related_source_helps():
     entry = verdict_of(domain(), domain(600, seed=1, name="source"))
     assert entry["verdict"] == "helps" and entry["gain"] > 0.05 and entry["needed"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [5, 12])
 def test_an_unrelated_source_hurts(draws):
     elsewhere = np.eye(2, COLUMNS, k=10)
@@ -106,6 +108,7 @@ def test_an_unrelated_source_hurts(draws):
     assert entry["verdict"] == "hurts" and entry["gain"] < -0.05
 
 
+@pytest.mark.slow
 def test_a_source_that_adds_nothing_makes_no_difference():
     easy = domain(1000, strength=3.0)
     assert verdict_of(easy, domain(600, strength=3.0, seed=1))["verdict"] == "no difference that matters"
@@ -116,6 +119,7 @@ def test_few_cases_and_draws_cannot_tell_and_say_what_would():
     assert entry["verdict"] == "cannot tell" and "instead of" in entry["needed"]
 
 
+@pytest.mark.slow
 def test_three_classes():
     source = domain(900, classes=3, seed=1, name="source")
     results = compare(domain(600, classes=3), arms(source), replace(SMALL, draws=12), HEADLINE).results()
@@ -165,6 +169,7 @@ def test_all_arms_share_draws_and_test_cases_and_networks_get_the_first_few():
     assert entry["draws"] == 2 and len(entry["values"]) == 2  # paired: what both have
 
 
+@pytest.mark.slow
 def test_draws_of_a_larger_budget_hold_those_of_a_smaller_one():
     comparison = compare(domain(), arms(domain(seed=1)), replace(SMALL, budgets=(5, 10)), HEADLINE)
     train = comparison.predictions.query("part == 'train' and arm == 'transfer'")
@@ -234,6 +239,7 @@ def test_one_label_a_class_cannot_be_tuned_and_runs_all_the_same():
     assert comparison.results()["tuning"] == []
 
 
+@pytest.mark.slow
 def test_own_out_of_fold_scores_are_used_for_tuning_and_threshold():
     class Leaning(Scratch):
         "Ranks well and says 'b' to everything; knows so from its own cross-validation."
@@ -287,6 +293,7 @@ class KilledSink(MemorySink):
         super().put(key, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1, 3, 9])
 def test_a_killed_comparison_resumes_without_training_again(after):
     target, fits = domain(), []
@@ -312,6 +319,7 @@ def test_a_killed_comparison_resumes_without_training_again(after):
     assert in_one_go < len(fits) <= in_one_go + piece
 
 
+@pytest.mark.slow
 def test_the_same_seed_repeats_and_another_draws_others():
     target, made = domain(), arms(domain(seed=1))
     first, again = (compare(target, made, SMALL, HEADLINE, seed=3).predictions for _ in range(2))
@@ -422,6 +430,7 @@ def comparison():
     return compare(domain(), arms(domain(seed=1)), replace(SMALL, budgets=(5, 10), draws=10), HEADLINE)
 
 
+@pytest.mark.slow
 def test_means_and_gains_are_those_of_scikit_learn(comparison):
     rows, results = comparison.predictions, comparison.results()
     theirs = {
@@ -473,6 +482,7 @@ def test_results_have_the_documented_form(comparison):
     assert headline["p_holm"] == headline["p_value"]
 
 
+@pytest.mark.slow
 def test_results_follow_from_the_saved_table_in_any_order(comparison, tmp_path):
     comparison.predictions.sample(frac=1, random_state=1).to_parquet(tmp_path / "predictions.parquet")
     read = pd.read_parquet(tmp_path / "predictions.parquet")
@@ -482,6 +492,7 @@ def test_results_follow_from_the_saved_table_in_any_order(comparison, tmp_path):
     assert fewer["comparisons"] == comparison.results()["comparisons"] and fewer["tuning"] == []
 
 
+@pytest.mark.slow
 def test_another_margin_changes_words_not_numbers(comparison):
     strict, lax = (
         results_from_predictions(comparison.predictions, comparison.classes, HEADLINE, margin=m)
@@ -556,6 +567,7 @@ class Noting(Scratch):
         return self
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["memory", "folder"])
 def test_what_estimators_note_reaches_the_reader_and_survives_the_process(kept, tmp_path):
     sink = MemorySink() if kept == "memory" else Parts(tmp_path / "parts")

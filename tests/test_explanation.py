@@ -329,6 +329,7 @@ def planted(count: int, seed: int) -> Domain:
     return read_arrays(films.clip(0, 255).astype(np.uint8), [f"{label}" for label in labels])
 
 
+@pytest.mark.slow
 def test_a_planted_shortcut_is_found_in_the_corner_and_not_in_the_middle():
     model = FineTuned(
         random_backbone("digits_convnet"),
@@ -365,6 +366,7 @@ def test_the_numbers_of_a_row_are_those_of_the_metric():
     assert loss.fall == pytest.approx(loss.covered - loss.uncovered) and loss.fall > 0
 
 
+@pytest.mark.slow
 def test_when_as_much_anywhere_costs_the_same_nothing_is_said_against_the_place():
     "A reader of the mean of the whole image: every place counts alike."
 
@@ -516,6 +518,7 @@ def test_drift_refuses_what_cannot_be_compared(trained, digits):
 # real films
 
 
+@pytest.mark.slow
 def test_four_explanations_of_real_films(data_dir):
     path = data_dir / "weights_small_pretrained" / "squeezenet1_0_imagenet.safetensors"
     source = load_backbone("squeezenet1_0", path, 96)

@@ -127,6 +127,7 @@ def test_equal_items_are_one_image_wherever_they_are(backbone, cache, images_see
     assert images_seen == [] and np.array_equal(again, features[[0, 1, 3]])
 
 
+@pytest.mark.slow
 def test_a_new_process_finds_them(backbone, cache):
     expected = boundary_features(backbone, Pictures(4), POOL, cache=cache)
     code = """
@@ -350,6 +351,7 @@ def test_an_unwritable_cache_folder_does_not_stop_a_run(backbone, tmp_path):
     assert len(warned) == 1 and features.shape == (4, 1, 64)
 
 
+@pytest.mark.slow
 def test_a_full_disk_does_not_stop_a_run(cache):
     code = """
 import resource, sys, warnings
@@ -430,6 +432,7 @@ def test_results_are_read_only_wherever_they_lie(backbone, cache):
 # Two at once
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(backbone, cache, tmp_path):
     code = """
 import sys, time
@@ -518,6 +521,7 @@ def batch() -> torch.Tensor:
     return torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["jit", "onnxruntime"])
 def test_engines_give_equal_outputs_for_any_number_of_images(backbone, batch, engine):
     prefix = backbone.prefix(POOL)
@@ -536,6 +540,7 @@ class OnlyEager(nn.Module):
         return torch.stack([m + counts[0] if float(m) > 0 else m - counts[1] for m in means])[:, None]
 
 
+@pytest.mark.slow
 def test_a_network_that_others_cannot_run_stays_eager(batch):
     choice = choose_engine(OnlyEager().eval(), batch)
     assert choice.engine == "eager" and set(choice.images_per_second) == {"eager"}
@@ -554,6 +559,7 @@ def test_outputs_that_differ_are_not_accepted(batch):
         compile_prefix(Batchwise().eval(), batch, "jit")
 
 
+@pytest.mark.slow
 def test_a_missing_library_leaves_the_engine_out(tmp_path):
     code = """
 import sys
@@ -590,6 +596,7 @@ def test_little_work_is_eager_and_a_measured_choice_is_remembered(prefix, batch,
         engine_for(prefix, batch, 10**9, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_exported_network_is_kept_and_a_damaged_one_replaced(prefix, batch, tmp_path, monkeypatch):
     eager = compile_prefix(prefix, batch)(batch.numpy())
     compile_prefix(prefix, batch, "onnxruntime", tmp_path)
@@ -604,6 +611,7 @@ def test_an_exported_network_is_kept_and_a_damaged_one_replaced(prefix, batch, t
     assert difference(compile_prefix(prefix, batch, "onnxruntime", tmp_path)(batch.numpy()), eager) <= 1e-4
 
 
+@pytest.mark.slow
 def test_exported_networks_count_and_may_be_evicted(backbone, tmp_path):
     cache = FeatureCache(tmp_path / "c", max_bytes=2**21)
     boundary_features(backbone, Pictures(3), POOL, engine="onnxruntime", cache=cache)
@@ -613,6 +621,7 @@ def test_exported_networks_count_and_may_be_evicted(backbone, tmp_path):
     assert not exported.exists() and cache.size() <= 2**21
 
 
+@pytest.mark.slow
 def test_the_engine_for_a_boundary_is_the_one_that_is_used(backbone, cache):
     choice = boundary_engine(backbone, POOL, 10**9, cache)
     features = boundary_features(backbone, Pictures(3), POOL, engine=choice.engine, cache=cache)
@@ -626,6 +635,7 @@ def test_training_mode_is_not_compiled(backbone):
         compile_prefix(trained, torch.randn(2, 3, 32, 32))
 
 
+@pytest.mark.slow
 def test_compiling_is_quiet(prefix, batch, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -634,6 +644,7 @@ def test_compiling_is_quiet(prefix, batch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_labels_and_digests_are_stable(backbone):
     assert engine_label("eager") == f"eager torch {torch.__version__}"
     code = f"""
@@ -646,6 +657,7 @@ assert network_digest(random_backbone("resnet20_cifar", seed=3).prefix(3)) == "{
 # The benchmarks
 
 
+@pytest.mark.slow
 def test_the_bench_prints_one_object():
     command = [sys.executable, "-m", "tests.bench", "import_time", "--json"]
     done = subprocess.run(

@@ -217,6 +217,7 @@ def inner_texts(figure):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_every_letter_is_large_enough_inside_the_picture_and_off_its_neighbours(pictures, width):
     for name, picture in pictures.items():
@@ -253,6 +254,7 @@ def test_pictures_are_small_sharp_and_leave_matplotlib_as_it_was(pictures):
     assert dict(matplotlib.rcParams) == before and not plt.get_fignums()
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_same_each_time_it_is_drawn(pictures):
     assert all(pictures[name].png(NARROW) == pictures[name].png(NARROW) for name in ("gain", "reliability"))
 
@@ -628,6 +630,7 @@ def browser():
         chromium.close()
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1100])

@@ -61,6 +61,7 @@ def outputs(backbone: Backbone, boundary: int, images: torch.Tensor) -> torch.Te
         return backbone.copy().prefix(boundary)(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits_convnet", "resnet20_cifar", "small_groupnorm", "squeezenet1_0"])
 def test_nothing_before_the_boundary_changes_and_the_stage_after_it_does(name):
     torch.manual_seed(0)

@@ -425,6 +425,7 @@ def test_a_strip_that_would_fill_the_memory_is_refused(tmp_path):
 # ONNX
 
 
+@pytest.mark.slow
 def test_onnx_gives_equal_probabilities_and_says_what_they_mean(saved, test, tmp_path):
     model = dataclasses.replace(load_model(saved), temperature=1.7)
     inputs = np.stack([model.prepare(picture) for picture in pictures(test)])
@@ -508,6 +509,7 @@ def files(tmp_path_factory, domain):
     return folder
 
 
+@pytest.mark.slow
 def test_an_export_holds_the_model_that_was_judged(exported, finished, domain, files):
     assert sorted(path.name for path in exported.iterdir()) == [
         "README.md",
@@ -785,6 +787,7 @@ def test_files_are_decoded_a_few_batches_ahead_and_no_further(exported, files, t
     assert [one.file for one in rest if one.predicted is None] == [str(folder / "39.png")]
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_prints_a_line_a_file(exported, files):
     command = [sys.executable, "-m", "tljupyter", "predict", str(exported), str(files / "00.png")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -209,6 +209,7 @@ def test_refusals_of_weights_name_the_fix():
 # ---- the contract
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_contract(name, classes):
@@ -256,6 +257,7 @@ EDGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edge", EDGES)
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.filterwarnings("error::RuntimeWarning")

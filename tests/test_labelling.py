@@ -56,6 +56,7 @@ def true_more(law, goal: float, have: int) -> float:
     return max(labels[met.argmax()] - have, 0) if met.any() else np.inf
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say():
     covered, identified = [], []
     for law in LAWS.values():
@@ -143,6 +144,7 @@ def bells(cases: int, seed: int, gap: float = 1.2, features: int = 8) -> tuple[n
     return rows, codes
 
 
+@pytest.mark.slow
 def test_the_curve_is_that_of_heads_judged_on_ten_thousand_others():
     others, truth = bells(10_000, 99)
     level = []
@@ -177,6 +179,7 @@ def test_patients_that_trained_never_judge():
     assert held.scores[0].units == 20  # patients of a class, not films
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_answer():
     rows, codes = bells(60, 5)
     first, again, other = (

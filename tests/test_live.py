@@ -120,6 +120,7 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.slow
 def test_orders_are_obeyed_an_interrupt_keeps_the_best_and_all_can_be_repeated(
     shared, settings, asked, begin, capsys
 ):
@@ -174,6 +175,7 @@ def test_orders_are_obeyed_an_interrupt_keeps_the_best_and_all_can_be_repeated(
     same_predictions(live, repeated)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_beside_another_gives_the_numbers_of_one_left_alone(
     shared, settings, asked, begin, capsys, monkeypatch
 ):
@@ -390,6 +392,7 @@ def test_a_thaw_without_room_is_refused_and_training_goes_on(tmp_path):
         assert Control(run.path).wait(order).reason == "no room for stem"
 
 
+@pytest.mark.slow
 def test_a_monitor_opened_late_reads_much_quickly(tmp_path):
     run = RunFolder.create(tmp_path / "run", TEMPLATE)
     row = {"event": "step", "arm": "fine-tuned", "time": "", "steps": 200_000, "learning_rate": 1e-3}

@@ -148,6 +148,7 @@ def test_saturated_scores_are_cut_between_the_classes(extreme):
     assert balanced_accuracy(labels, decide(np.stack([1 - scores, scores], 1), cut)) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lean", [-2.0, 0.0, 1.0, 2.0])
 def test_threshold_is_never_much_worse_than_one_half_and_repairs_a_lean(lean):
     rng = np.random.default_rng(3)
@@ -213,6 +214,7 @@ WORLDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [3, 5, 10, 20])
 @pytest.mark.parametrize("world", WORLDS)
 def test_intervals_cover_the_true_gain(world, draws):
@@ -228,6 +230,7 @@ def test_intervals_cover_the_true_gain(world, draws):
         assert np.mean([word == "helps" for word in words]) > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["accuracy", "auc", "sensitivity_at_90_specificity"])
 def test_intervals_of_other_metrics_cover_no_gain(metric):
     rng = np.random.default_rng(5)

@@ -127,6 +127,7 @@ def test_is_listed_with_what_it_needs(name):
     assert repr(given) == repr(copied)
 
 
+@pytest.mark.slow
 @listed
 def test_learns_a_small_shift_and_repeats_by_seed(name):
     method = METHODS[name]
@@ -137,6 +138,7 @@ def test_learns_a_small_shift_and_repeats_by_seed(name):
         assert (given.argmax(1) == each(10)).mean() > 0.6
 
 
+@pytest.mark.slow
 @listed
 @pytest.mark.parametrize(
     "labels",
@@ -153,6 +155,7 @@ def test_few_labels_work_or_are_refused(name, labels):
     checked(model, method)
 
 
+@pytest.mark.slow
 @listed
 def test_more_features_than_rows(name):
     method = METHODS[name]
@@ -161,6 +164,7 @@ def test_more_features_than_rows(name):
     checked(fitted(method, each(3), width=60)[0], method, width=60)
 
 
+@pytest.mark.slow
 @listed
 def test_constant_features_work_and_gaps_are_refused(name):
     method = METHODS[name]
@@ -181,6 +185,7 @@ def test_constant_features_work_and_gaps_are_refused(name):
         estimator(method).fit(target, source, hidden(pool))
 
 
+@pytest.mark.slow
 @listed
 def test_reads_no_label_that_is_not_its_to_read(name):
     method = METHODS[name]
@@ -193,6 +198,7 @@ def test_reads_no_label_that_is_not_its_to_read(name):
     )
 
 
+@pytest.mark.slow
 @listed
 def test_is_saved_and_read_without_pickle(name, tmp_path):
     method = METHODS[name]
@@ -235,6 +241,7 @@ def test_refuses_what_cannot_be_carried_over(name):
             estimator(method).fit(target, source, None)
 
 
+@pytest.mark.slow
 @listed
 def test_source_equal_to_target_is_told(name):
     method = METHODS[name]

@@ -110,6 +110,7 @@ def moved(model) -> set[str]:
 # The contract
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_keeps_the_contract(way):
     model, test = WAYS[way](), digits(*TARGET).take(np.arange(20))
@@ -131,6 +132,7 @@ def test_a_second_fit_begins_anew():
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["term delta with attention", "two terms", "moves lora", "one stage"])
 def test_one_label_a_class_and_a_class_without_labels(way):
     domain = digits(*TARGET)
@@ -215,6 +217,7 @@ def test_a_part_of_every_stage_is_the_default_of_a_small_part():
     assert any(s.frozen for s in tuned(plan=None).fit(target()).plan_.stages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "convnext_tiny", "mobilenet_v3_small", "vit_tiny_patch16_224"])
 def test_lora_begins_at_the_source_and_is_merged_exactly(name):
     source = random_backbone(name)
@@ -500,6 +503,7 @@ def test_self_training_keeps_the_contract():
     assert any("pseudo-label" in note for note in model.notes_)
 
 
+@pytest.mark.slow
 def test_self_training_helps_on_average():
     data, gains = load_digits(), []
     every = rows(data.data / 16, data.target, tuple("0123456789"))

@@ -615,6 +615,7 @@ def test_representations_serve_methods_and_are_saved_without_pickle(make, tmp_pa
 # ---- real data
 
 
+@pytest.mark.slow
 def test_real_texts(data_dir):
     reviews = data_dir / "text_amazon_multidomain" / "reviews.csv.gz"
     books, kitchen = (read_texts(reviews, only={"domain": name}) for name in ("books", "kitchen"))

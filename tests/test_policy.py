@@ -122,6 +122,7 @@ def test_every_strategy_is_a_listed_method_that_learns():
     )
 
 
+@pytest.mark.slow
 def test_turning_points_are_where_they_are_said_to_be():
     rng, seen = np.random.default_rng(1), set()
     step = {"budget_seconds": 0.2, "shift": 0.02}

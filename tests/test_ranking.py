@@ -72,6 +72,7 @@ def widely_copied_logme(features, labels) -> float:
 # --- LogME ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [False, True])
 @pytest.mark.parametrize("count, width, classes", [(12, 3, 2), (8, 30, 2), (9, 20, 3), (10, 10, 2)])
 def test_logme_is_the_largest_evidence(count, width, classes, offset):
@@ -82,6 +83,7 @@ def test_logme_is_the_largest_evidence(count, width, classes, offset):
     assert logme(features, labels, offset=offset) == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", [5, 10, 20, 50])
 def test_noise_of_2048_features_is_not_put_before_512_informative_ones(each, record_property):
     draws = 24
@@ -289,6 +291,7 @@ def test_the_jackknife_is_exact_for_means():
     assert np.allclose(found, [[expected, shared], [shared, second[:, 2].var(ddof=1) / 15]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["logme", "h_score"])
 def test_equals_are_seldom_told_apart_and_signal_is_told_from_noise(score):
     labels, worlds = np.repeat([0, 1], 10), 40
@@ -508,6 +511,7 @@ def films(data_dir):
     return {name: rows[few] for name, rows in features.items()}, domain.labels[few], costs, measured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["logme", "probe", "n_leep"])
 def test_on_real_films_what_is_told_apart_holds_later(films, score, record_property):
     features, labels, costs, measured = films

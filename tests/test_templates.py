@@ -102,6 +102,7 @@ def test_lung_xray_on_real_films(tmp_path, data_dir):
     assert predictions["case"].nunique() > 240
 
 
+@pytest.mark.slow
 def test_films_of_one_class_are_refused_before_anything_runs(tmp_path):
     folder = films(tmp_path / "films", patients=3)
     for path in (folder / "well").iterdir():

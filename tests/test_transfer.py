@@ -55,6 +55,7 @@ ESTIMATORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("classes", [(3, 8), (1, 4, 7)])
 def test_contract(name, classes):

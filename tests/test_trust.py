@@ -338,6 +338,7 @@ def test_patients_are_counted_not_films():
     np.testing.assert_allclose(twice.p_values, apart.p_values)  # a film that is there twice is one film
 
 
+@pytest.mark.slow
 def test_cross_conformal_sets_cover_and_promise_less():
     rows, labels = load_breast_cancer(return_X_y=True)
     covered = []
@@ -574,6 +575,7 @@ def test_the_scores_of_groups_are_plain_means_over_draws():
         )
 
 
+@pytest.mark.slow
 def test_without_a_worse_group_the_answer_is_cannot_tell():
     false = 0
     for seed in range(40):
