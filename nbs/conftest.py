@@ -63,7 +63,7 @@ class NotebookItem(pytest.Item):
             pytest.skip("notebook with skip_exec in its front matter")
 
     def reportinfo(self):
-        return self.path, None, str(self.path.relative_to(ROOT))
+        return self.path, 0, str(self.path.relative_to(ROOT))
 
 
 @cache
