@@ -24,7 +24,7 @@ from .status import as_written, now
 from ..training import Event, Orders
 
 # %% ../../nbs/api/runs/observer.ipynb #7a621f6b
-LISTENS_EVERY, LINE_EVERY, STATUS_EVERY = 0.08, 0.1, 0.4  # seconds
+LISTENS_EVERY, LINE_EVERY, STATUS_EVERY = 0.08, 0.2, 0.4  # seconds
 
 
 class Stopped(Exception):
