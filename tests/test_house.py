@@ -50,3 +50,13 @@ def test_the_wheel_carries_templates_types_and_the_sheet_of_pages(tmp_path):
     wanted = {"templates/few_digits.ipynb", "templates/lung_xray.ipynb", "reports/page.css", "py.typed"}
     assert {f"tljupyter/{name}" for name in wanted} <= names
     assert not any(name.startswith(("nbs/", "tests/")) for name in names)
+
+
+def test_every_notebook_names_its_kernel():
+    "JupyterLab asks for one otherwise, before anything can be run."
+    notebooks = [*(ROOT / "nbs").rglob("*.ipynb"), *(ROOT / "templates").rglob("*.ipynb")]
+    metadata = {str(path): json.loads(path.read_text())["metadata"] for path in notebooks}
+    nameless = [
+        path for path, about in metadata.items() if about.get("kernelspec", {}).get("name") != "python3"
+    ]
+    assert len(notebooks) > 100 and nameless == []
