@@ -19,10 +19,16 @@ from nbdev.test import test_nb as run_notebook
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = get_config(ROOT).tst_flags.split()
 MARK = re.compile(r"# %% \S+\.ipynb #(\S+)$")
-# Rooms whose notebooks train networks or draw many pictures, and single ones that do; the fast tier leaves them out.
+# Rooms whose notebooks train networks, and single ones that do or that take seconds for other reasons; the fast tier leaves them out.
 SLOW = (
     *("explain", "how_to", "tutorials", "api/evidence", "api/figures", "api/transfer"),
-    *("api/handover/onnx.ipynb", "api/measures/thresholds.ipynb", "api/runs/live.ipynb"),
+    *("api/features/engines.ipynb", "api/handover/onnx.ipynb", "api/measures/thresholds.ipynb"),
+    *(
+        "api/reports/making.ipynb",
+        "api/runs/live.ipynb",
+        "api/widgets/monitor.ipynb",
+        "api/widgets/result.ipynb",
+    ),
 )
 
 

@@ -584,6 +584,7 @@ else:
     run_here(code)
 
 
+@pytest.mark.slow
 def test_little_work_is_eager_and_a_measured_choice_is_remembered(prefix, batch, tmp_path, monkeypatch):
     assert engine_for(prefix, batch, 100, tmp_path).engine == "eager" and not list(tmp_path.iterdir())
     measured = engine_for(prefix, batch, 10**9, tmp_path)

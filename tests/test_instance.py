@@ -366,6 +366,7 @@ def test_the_dynamic_update_keeps_the_source():
     assert kept > faded
 
 
+@pytest.mark.slow
 def test_few_labels_beat_the_target_alone_and_the_pool_and_many_need_no_source():
     "What Dai et al. 2007 report: the gain is largest with few target labels and gone with many."
     test, _ = contrary(1000, 999, 0)

@@ -188,6 +188,7 @@ def test_a_part_that_the_network_lacks_is_refused():
 # What moves
 
 
+@pytest.mark.slow
 def test_only_the_chosen_part_of_the_chosen_stages_moves():
     state = dict(backbone().module.named_modules())
     norms = {
@@ -338,6 +339,7 @@ def test_cotuning_relates_classes_and_trains_the_source_head():
     np.testing.assert_allclose(solved.relation, term.relation, atol=0.6)
 
 
+@pytest.mark.slow
 def test_joint_training_keeps_the_source_that_fine_tuning_forgets():
     source = digits(0, 1, 2)
     spec = TrainingSpec(epochs=12, learning_rate=3e-3)

@@ -241,6 +241,7 @@ class TestMessages:
 
 
 class TestReader:
+    @pytest.mark.slow
     def test_at_most_ten_updates_a_second_and_only_what_changed(self, told, monitor):
         told.line("started")
         updates, stop = sent(monitor), time.monotonic() + 2
@@ -384,6 +385,7 @@ class TestFaces:
         shown = monitor.parts()["log"]()
         assert shown.endswith("last line\n") and len(shown) <= 20_000
 
+    @pytest.mark.slow
     def test_two_hundred_thousand_points_are_few_in_a_browser(self, told, monitor):
         row = {"event": "step", "arm": "fine-tuned", "time": "", "steps": 200_000, "learning_rate": 1e-3}
         lines = (json.dumps(row | {"step": i, "loss": 1 / (i + 1)}) for i in range(200_000))

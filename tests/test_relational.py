@@ -313,6 +313,7 @@ def test_where_branches_do_not_drift_nothing_is_gained():
     assert abs(np.mean(gains)) < 0.02
 
 
+@pytest.mark.slow
 def test_arms_go_through_a_comparison():
     world, preset = DriftingClasses(seed=2), Preset("tiny", (2,), 2, 2, 0, 1)
     pool, held_out = world.domain(8, 0, split="train"), world.domain(10, 1, split="test")
@@ -458,6 +459,7 @@ def disease_ontology(data_dir) -> ClassGraph:
     return read_edges(folder / "do_is_a.csv", folder / "do_nodes.csv.gz")
 
 
+@pytest.mark.slow
 def test_the_disease_ontology_is_read_whole(data_dir):
     graph = disease_ontology(data_dir)
     assert len(graph.nodes) >= 6500 and graph.name(graph.find("DOID:4")) == "disease"

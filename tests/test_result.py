@@ -129,6 +129,7 @@ class TestTemplate:
         told = capsys.readouterr().out
         assert "live_training: Live training\nA backbone fine-tuned on a folder" in told
 
+    @pytest.mark.slow
     def test_a_steered_run_and_its_report_have_the_same_numbers(self, place, asked, settings):
         live = start(
             replace(asked, epochs=100_000), settings.runs_dir / "steered", blocking=False, settings=settings
@@ -185,6 +186,7 @@ class TestTemplate:
         report.run.write("results.json", told)
         assert again._report()["same"].startswith("✕ Its numbers are not those")
 
+    @pytest.mark.slow
     def test_a_report_is_paused_and_stopped_as_any_training(self, place, asked, settings, capsys):
         endless = replace(asked, epochs=100_000).to_dict()
         early = begin_report(TEMPLATE, endless, settings.runs_dir / "early", settings)
@@ -334,6 +336,7 @@ class TestRunsBesideEachOther:
         back = gain_between(other, one, "balanced_accuracy")
         assert (back["low"], back["high"]) == pytest.approx((-gain["high"], -gain["low"]))
 
+    @pytest.mark.slow
     def test_what_cannot_be_compared_is_said(self, train, drawn, place, settings):
         plain = Outcome(train("plain").folder)
         assert why_not(plain, Outcome(train("longer", epochs=9, learning_rate=0.01).folder)) == ""
@@ -445,6 +448,7 @@ class TestFace:
         monkeypatch.chdir(tmp_path / "notes" / "runs")
         assert _beside_notebook(page) == "a b/report.html"
 
+    @pytest.mark.slow
     def test_a_report_that_is_not_wanted_any_more_is_stopped(self, settings):
         tiny = Path(__file__).parent / "templates" / "tiny.ipynb"
         made = begin_report(
@@ -455,6 +459,7 @@ class TestFace:
         assert made.wait(30).state == "stopped" and "This run was stopped" in made.page.read_text()
         assert made.stop() is None and len(RunFolder.open(made.folder).predictions())
 
+    @pytest.mark.slow
     def test_a_report_that_cannot_be_made_says_why(self, train, place, settings):
         write_digits(place / "soon gone", 40)
         live = train("renamed", data_dir=str(place / "soon gone"))
