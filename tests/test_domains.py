@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from tljupyter.domains.augmentations import AUGMENTATIONS, PROPERTIES, Augmentations, allowed
 from tljupyter.domains.copies import near_duplicates, sketch
 from tljupyter.domains.domain import ArrayItems, Domain
-from tljupyter.domains.draws import few_shot_draw, folds, split_groups
+from tljupyter.domains.draws import few_shot_draw, folds, split_groups, with_test_side
 from tljupyter.domains.findings import KINDS
 from tljupyter.domains.gate import check
 from tljupyter.domains.images import ImageArrays
@@ -169,6 +169,18 @@ def test_a_split_without_groups_meets_its_shares_closely():
     labels = np.repeat([0, 1], [80, 20])
     sides = split_groups(labels, shares={"train": 0.5, "test": 0.5}, seed=3)
     assert np.bincount(labels[sides == "train"]).tolist() == [40, 10]
+
+
+def test_a_test_side_is_the_declared_one_or_the_one_that_nothing_is_chosen_on(grouped):
+    labels, groups, _ = grouped
+    pictures = np.zeros((len(labels), 4, 4), np.uint8)
+    sides = split_groups(labels, groups)
+    declared = read_arrays(pictures, labels, groups, sides)
+    assert with_test_side(declared) is declared
+    two = with_test_side(read_arrays(pictures, labels, groups, np.where(sides == "test", "valid", sides)))
+    assert np.array_equal(two.splits, np.where(sides == "train", "train", "test"))
+    none = with_test_side(read_arrays(pictures, labels, groups))
+    assert {*none.groups[none.where("train")]}.isdisjoint(none.groups[none.where("test")])
 
 
 def test_findings_numbers_and_unlabelled_items_can_be_split():
@@ -749,6 +761,7 @@ def test_what_is_allowed_can_be_made(need):
 # Real films
 
 
+@pytest.mark.slow
 def test_two_hospitals_are_read_and_pass_the_gate(data_dir):
     children, adults = (
         read_images(data_dir / name) for name in ("lung_kermany_pediatric", "lung_nih_adult_a")
@@ -765,6 +778,7 @@ def test_two_hospitals_are_read_and_pass_the_gate(data_dir):
     assert sum(both) == 10  # in this half of the set; their films disagree, which is no error
 
 
+@pytest.mark.slow
 def test_copies_of_real_films_are_found_and_no_others(data_dir):
     domain = read_images(data_dir / "lung_kermany_pediatric")
     films = [domain.items[i] for i in range(0, 1200, 4)]

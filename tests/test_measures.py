@@ -238,6 +238,7 @@ def test_intervals_of_other_metrics_cover_no_gain(metric):
     assert np.mean([i.low <= 0 <= i.high for i in intervals]) >= 0.93
 
 
+@pytest.mark.slow
 def test_films_of_one_patient_are_not_strangers():
     "Six films each of 30 patients: counted one by one they pretend to far more evidence than there is."
     metric, (strengths, _) = find_metric("accuracy"), WORLDS["no gain"]
@@ -288,6 +289,15 @@ def test_arms_that_never_differ_on_few_cases_are_not_declared_equal(draws):
         interval = interval_of_gain(scores, scores)
         assert interval.estimate == 0 and interval.p_value == 1
         assert verdict(interval.low, interval.high) == word
+
+
+def test_a_score_that_no_test_set_moves_lies_in_the_middle_of_its_interval():
+    labels, draws = np.repeat(np.arange(5), 23), 12
+    same = np.zeros((draws, len(labels)), int), np.full((draws, len(labels), 5), 0.2)
+    held_out = HeldOut(labels, np.arange(len(labels)))
+    scores = resampled_scores(METRICS["balanced_accuracy"], held_out, *same, held_out.weights(400))
+    interval = interval_of_mean(scores)
+    assert interval.estimate - interval.low == pytest.approx(interval.high - interval.estimate)
 
 
 def test_a_class_with_one_test_case_says_next_to_nothing_about_balanced_accuracy():

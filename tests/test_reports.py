@@ -116,6 +116,15 @@ def test_relative_paths_are_taken_from_the_working_folder(schema, tmp_path, monk
     assert schema.validate({"data_dir": "~/films"})["data_dir"] == str(tmp_path / "films")
 
 
+def test_data_are_found_in_the_folder_of_data(schema, tmp_path, monkeypatch):
+    (tmp_path / "data" / "films").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TLJUPYTER_DATA_DIR", str(tmp_path / "data"))
+    assert schema.validate({"data_dir": "films"})["data_dir"] == str(tmp_path / "data" / "films")
+    (tmp_path / "films").mkdir()
+    assert schema.validate({"data_dir": "films"})["data_dir"] == str(tmp_path / "films")
+
+
 def test_what_is_needed_is_asked_for(tmp_path):
     cell = new_code_cell("data_dir: Folder  # class folders", metadata={"tags": ["parameters"]})
     needy = read_schema(written(tmp_path / "needy.ipynb", cell))
@@ -231,6 +240,7 @@ def test_the_verdict_is_the_first_thing_on_the_page(good):
     assert page.rindex("c0ffee") > page.index("How this was made")
 
 
+@pytest.mark.slow
 def test_the_same_report_again_has_the_same_numbers(good, tmp_path):
     again = run_report(TINY, RunFolder.open(good.folder).parameters, tmp_path / "again")
     first, second = (RunFolder.open(report.folder).predictions() for report in (good, again))

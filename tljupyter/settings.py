@@ -42,6 +42,15 @@ class Settings:
         default_factory=lambda: MappingProxyType({})
     )
 
+    def data(
+        self,
+        path: str | Path,  # of a data set; `~` is the home folder
+    ) -> Path:
+        "Where data lie: as given, and where nothing is there, in `data_dir`."
+        given = Path(path).expanduser()
+        kept = self.data_dir / given
+        return kept if kept.exists() and not given.exists() else given
+
     def environment(self) -> dict[str, str]:  # without the defaults of templates
         "These settings as variables for another process."
         names = [one.name for one in fields(self) if one.name != "templates"]

@@ -23,6 +23,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from ..refusals import Refusal, nearest
+from ..settings import load_settings
 
 # %% ../../nbs/api/reports/schema.ipynb #e8ad707f
 _KINDS = {"folder": Path.is_dir, "file": Path.is_file, "file or folder": Path.exists}
@@ -32,7 +33,7 @@ def _existing(
     text: str,  # as given
     kind: str,  # of `_KINDS`
 ) -> str:  # absolute
-    path = Path(os.path.abspath(Path(text).expanduser()))
+    path = Path(os.path.abspath(load_settings().data(text)))
     if not _KINDS[kind](path):
         raise ValueError(f"there is no {kind} {path}" if not path.exists() else f"{path} is not a {kind}")
     return str(path)

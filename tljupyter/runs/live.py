@@ -205,7 +205,8 @@ def start(
 ) -> LiveRun:
     "Begin a training. Refuses a request or a folder that cannot be; what only the data show is told by the status."
     request = request if isinstance(request, Request) else Request.from_dict(request)
-    request = replace(request, data_dir=str(Path(request.data_dir).expanduser().absolute()))
+    settings = settings or load_settings()
+    request = replace(request, data_dir=str(settings.data(request.data_dir).absolute()))
     if not Path(request.data_dir).exists():
         raise Refusal(f"{request.data_dir}: there is no such file or folder.")
     if request.journal:
@@ -216,7 +217,6 @@ def start(
         FreezePlan.from_yaml(request.plan)
     if where not in ("process", "thread"):
         raise Refusal(f'where = "{where}"; choose process or thread.')
-    settings = settings or load_settings()
     place = new_place(settings.runs_dir, TEMPLATE) if folder is None else Path(folder)
     RunFolder.create(place, TEMPLATE, request.to_dict(), resume).release()
     live = LiveRun(place)
