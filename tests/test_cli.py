@@ -50,6 +50,7 @@ def kernels_of(process: subprocess.Popen) -> list[psutil.Process]:
 # Exit codes and answers
 
 
+@pytest.mark.slow
 def test_a_report_answers_in_its_last_line(tmp_path):
     done = tljupyter("report", TINY, "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
@@ -64,6 +65,7 @@ def test_a_report_answers_in_its_last_line(tmp_path):
     )  # a line a draw at most
 
 
+@pytest.mark.slow
 def test_a_program_gets_one_json_object(tmp_path):
     done = tljupyter("report", TINY, "--json", "--out", str(tmp_path / "out"), "-p", "draws=2")
     answer = json.loads(done.stdout)
@@ -243,6 +245,12 @@ def films(folder: Path, *counts: int) -> Path:
 def test_a_clean_folder_passes_the_check(tmp_path, capsys):
     assert main(["check", str(films(tmp_path, 6, 7))]) == 0
     assert "13 items, 13 kept (class 0: 6, class 1: 7)" in capsys.readouterr().out
+
+
+def test_a_folder_of_data_is_called_by_its_name(tmp_path, monkeypatch, capsys):
+    films(tmp_path / "clinic", 6, 7)
+    monkeypatch.setenv("TLJUPYTER_DATA_DIR", str(tmp_path))
+    assert main(["check", "clinic"]) == 0 and "13 kept" in capsys.readouterr().out
 
 
 def test_what_is_only_left_out_does_not_stop(tmp_path, capsys):

@@ -16,6 +16,7 @@ from tljupyter.domains.readers import read_images
 from tljupyter.evidence.arms import LINEAR_PROBE, Headline
 from tljupyter.evidence.comparison import Preset, compare
 from tljupyter.evidence.images import ImageArms
+from tljupyter.figures.run_comparison import differences, gain_between, value_words, why_not
 from tljupyter.refusals import Refusal
 from tljupyter.reports.clean import clean_html
 from tljupyter.reports.making import begin_report, find_report
@@ -30,7 +31,6 @@ from tljupyter.runs.work import TEMPLATE
 from tljupyter.settings import Settings
 from tljupyter.widgets.monitor import Monitor
 from tljupyter.widgets.result import MOST_CASES, Result, _beside_notebook
-from tljupyter.widgets.run_comparison import differences, gain_between, value_words, why_not
 
 HOSTILE = "<img src=x onerror='window.hit=1'>"
 

@@ -17,11 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from . import __version__
@@ -213,6 +213,59 @@ def _methods(
     return DONE
 
 
+def _data_list(
+    asked: argparse.Namespace,
+) -> int:
+    "tljupyter data list"
+    from tljupyter.domains.catalog import CATALOG
+
+    if asked.json:
+        _print_json([{**asdict(one), "call": one.call} for one in CATALOG.values()])
+        return DONE
+    rows = (
+        [one.name, one.title, f"{one.megabytes:g} MB" if one.megabytes else "–", one.licence, one.template]
+        for one in CATALOG.values()
+    )
+    _print_table(["name", "what", "about", "licence", "template"], rows)
+    return DONE
+
+
+def _data_get(
+    asked: argparse.Namespace,
+) -> int:
+    "tljupyter data get"
+    from tljupyter.domains.catalog import get_public, public_set
+
+    one = public_set(asked.name)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    for word, text in (
+        ("licence", one.licence),
+        ("cite", one.citation),
+        ("from", one.home),
+        ("note", one.note),
+    ):
+        if text:
+            console.print(f"{word}: {text}")
+    with _bars(console) if console.is_terminal else contextlib.nullcontext() as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def watch(file: str, here: int, total: int) -> None:
+            if shown is None:
+                return
+            if file not in tasks:
+                tasks[file] = shown.add_task(file, total=None)
+            shown.update(tasks[file], completed=here, total=total or None)
+
+        folder = get_public(one, asked.to, watch)
+    if asked.json:
+        _print_json({**asdict(one), "call": one.call, "folder": str(folder)})
+        return DONE
+    own = f"{one.call[:-1]}, folder={str(folder)!r})" if asked.to and one.modality != "graph" else one.call
+    print(f"read it: {own}")
+    print(folder)
+    return DONE
+
+
 def _backbones(
     asked: argparse.Namespace,
 ) -> int:
@@ -260,8 +313,9 @@ def _check(
     "tljupyter check"
     from tljupyter.domains.gate import check
     from tljupyter.domains.readers import read_images
+    from tljupyter.settings import load_settings
 
-    domain = read_images(asked.folder)
+    domain = read_images(load_settings().data(asked.folder))
     with _looking() as progress:
         found = check(domain, progress=progress)
     stops = any(finding.severity == "stops" for finding in found.findings)
@@ -487,6 +541,74 @@ def _order(
         return BAD_INPUT
     return DONE if answer is not None else FAILED
 
+# %% ../nbs/api/cli.ipynb #c1930d9e
+def _compare(
+    asked: argparse.Namespace,
+) -> int:
+    "tljupyter compare"
+    from tljupyter.figures.leaderboard import (
+        as_record,
+        between_words,
+        chance_words,
+        gain_words,
+        level_words,
+        run_letter,
+        standing,
+        verdict_counts,
+    )
+    from tljupyter.figures.run_comparison import compare_found, find_outcomes
+    from tljupyter.figures.words import SHAPES, metric_name
+    from tljupyter.settings import load_settings
+
+    metric, rows = compare_found(find_outcomes(asked.runs, load_settings().runs_dir), asked.metric)
+    order = standing(rows)
+    if asked.json:
+        _print_json({"metric": metric, "runs": [as_record(rows[at], at) for at in order]})
+        return DONE
+    told = {at: "✕ not comparable" if rows[at].reason else between_words(rows[at], at) for at in order}
+    table = (
+        [
+            run_letter(at),
+            rows[at].name,
+            told[at],
+            gain_words(rows[at]),
+            chance_words(rows[at]),
+            level_words(rows[at]),
+        ]
+        for at in order
+    )
+    _print_table(["", "run", "against A", "gain over A", "p (Holm)", metric_name(metric)], table)
+    for at, row in enumerate(rows):
+        if row.differs:
+            print(f"{run_letter(at)} differs from A: {'; '.join(row.differs)}")
+        if row.reason or row.caution:
+            print(f"{run_letter(at)}: {row.reason or row.caution}")
+    for verdict, text in verdict_counts(rows):
+        print(f"{SHAPES[verdict]} {text}")
+    return DONE
+
+
+def _gallery(
+    asked: argparse.Namespace,
+) -> int:
+    "tljupyter gallery"
+    from tljupyter.reports.gallery import write_gallery
+
+    with _looking("reading runs") as progress:
+        made = write_gallery(asked.folder, asked.out, progress)
+    if asked.json:
+        _print_json({"page": made.page, "runs": made.runs, "states": made.states, "damaged": made.damaged})
+        return DONE
+    told = [
+        f"{made.runs:,} run{'' if made.runs == 1 else 's'}",
+        *(f"{n:,} {state}" for state, n in made.states.items()),
+    ]
+    print(", ".join(told))
+    for path, why in made.damaged.items():
+        _complain(f"damaged: {path}: {why}")
+    print(made.page)
+    return DONE
+
 # %% ../nbs/api/cli.ipynb #5c507c7e
 def _parser() -> argparse.ArgumentParser:
     "What can be typed."
@@ -498,8 +620,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tljupyter {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=about, description=about)
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], about: str, among: Any = commands
+    ) -> argparse.ArgumentParser:
+        made = among.add_parser(name, help=about, description=about)
         made.set_defaults(run=run)
         made.add_argument("--json", action="store_true", help="one JSON value instead of text")
         return made
@@ -517,6 +641,12 @@ def _parser() -> argparse.ArgumentParser:
     backbones = command("backbones", _backbones, "list networks and whether their weights are here")
     backbones.add_argument("pattern", metavar="PATTERN", nargs="?", default="*", help='such as "resnet*"')
     command("methods", _methods, "list ways of carrying knowledge, their paradigm and what they need")
+    data = commands.add_parser("data", help="public data sets, from their publishers")
+    kinds = data.add_subparsers(required=True, metavar="WHAT")
+    command("list", _data_list, "list public data sets: size, licence, the template they serve", kinds)
+    got = command("get", _data_get, "fetch a public data set; the last line is its folder", kinds)
+    got.add_argument("name", metavar="NAME", help="of the set (see: tljupyter data list)")
+    got.add_argument("--to", metavar="DIR", help="its folder (default: one of its name in data_dir)")
     checked = command(
         "check", _check, "look for what would spoil a comparison: leaks, duplicates, unreadable files"
     )
@@ -554,6 +684,19 @@ def _parser() -> argparse.ArgumentParser:
     work = command("work", _work, "train what a run folder asks for; `train` starts it in the background")
     work.add_argument("folder", metavar="FOLDER", help="of the run")
     command("runs", _runs, "list runs, the newest first")
+    compared = command("compare", _compare, "which of several runs is better, and can that be told?")
+    compared.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="run folders, names in runs_dir, or their beginnings; the others are held against the first",
+    )
+    compared.add_argument(
+        "--metric", default="", metavar="NAME", help="default: that of the first run's headline"
+    )
+    shown = command("gallery", _gallery, "one page of all reports below a folder; the last line is its path")
+    shown.add_argument("folder", metavar="DIR", help="with run folders in it, at any depth")
+    shown.add_argument("--out", metavar="FILE", help="the page (default: gallery.html in DIR)")
     _add_orders(command)
     return parser
 

@@ -270,6 +270,7 @@ def _gains_in_words(
 def arms_plot(
     results: Mapping[str, Any],  # `results.json` of a run
     metric: str | None = None,  # None: the headline's
+    what: str = "arm",  # whose curves these are
 ) -> Picture:
     "One metric of every arm against labels a class, with intervals."
     metric = metric or results["headline"]["metric"]
@@ -283,7 +284,7 @@ def arms_plot(
         raise _no_such("metric", metric, sorted({row["metric"] for row in results["arms"]}))
     name = metric_name(metric)
     look = looks(row["arm"] for row in (*results["arms"], *results["comparisons"]))
-    title = f"{name[0].upper()}{name[1:]} of every arm"
+    title = f"{name[0].upper()}{name[1:]} of every {what}"
 
     def draw(width: float) -> Figure:
         figure = canvas(

@@ -24,6 +24,7 @@ from ..evidence.results import headline_of
 from ..figures.errors import cases_of_arms, confusion_counts, confusion_plot, probabilities
 from ..figures.faces import SHEET, Face
 from ..figures.images import Mistake, image_item, worst_mistakes
+from ..figures.run_comparison import RunRow, compare_runs
 from ..figures.style import looks
 from ..figures.verdicts import in_plain_words, verdict_card, verdict_lines
 from ..figures.words import count, interval_text, metric_name, points, select_comparisons, shape
@@ -39,7 +40,6 @@ from ..runs.status import Status
 from ..runs.watch import RunWatch
 from ..runs.work import TEMPLATE
 from ..settings import Settings, load_settings
-from .run_comparison import RunRow, compare_runs
 from .run_words import order_words, state_words
 from .thumbnails import ThumbnailPost, Thumbnails
 from .widget import Message, Panel, unknown
