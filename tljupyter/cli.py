@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tljupyter.handover.export import FilePrediction
     from tljupyter.handover.model import HandedModel
     from tljupyter.reports.execute import Report
+    from tljupyter.reports.sweep import SweepProgress
     from tljupyter.runs.folder import RunFolder
     from tljupyter.runs.status import Status
     from tljupyter.transfer.finetuning import FineTuned
@@ -541,6 +542,65 @@ def _order(
         return BAD_INPUT
     return DONE if answer is not None else FAILED
 
+# %% ../nbs/api/cli.ipynb #63a98ad8
+def _sweep(
+    asked: argparse.Namespace,
+) -> int:
+    "tljupyter sweep"
+    from pathlib import Path
+
+    from tljupyter.reports.plans import MOST_RUNS, read_plan
+    from tljupyter.reports.sweep import Sweep, begin_sweep, run_sweep
+    from tljupyter.settings import load_settings
+
+    settings, given = load_settings(), Path(asked.plan).expanduser()
+    how = {name: getattr(asked, name) for name in ("workers", "cluster", "retry", "keep", "gigabytes")}
+    if given.is_dir():
+        sweep = Sweep(given)
+    else:
+        plan = read_plan(given, settings, 10**9 if asked.yes else MOST_RUNS)
+        sweep = begin_sweep(plan, asked.out or settings.runs_dir / plan.name, asked.changed)
+    if asked.cancel:
+        sweep.cancel()
+    elif not asked.status:
+        with _interrupted_by(signal.SIGTERM), _sweeping() as progress:
+            run_sweep(sweep, **how, progress=progress, settings=settings)
+    states, failures = sweep.states(), sweep.failures()
+    if asked.json:
+        _print_json({"folder": sweep.folder, "runs": len(sweep), "states": states, "failed": failures})
+    else:
+        print(", ".join(f"{n:,} {state}" for state, n in states.items()))
+        for name, why in failures.items():
+            _complain(
+                f"failed: {name}: {why.strip().splitlines()[-1]}\nlog: {sweep.folder / 'logs' / name}.log"
+            )
+        print(sweep.folder)
+    return DONE if asked.status or asked.cancel or set(states) <= {"finished"} else FAILED
+
+
+@contextlib.contextmanager
+def _sweeping() -> Iterator[Callable[["SweepProgress"], None]]:
+    "Show how far a sweep is on the error stream."
+    console = Console(stderr=True, highlight=False, markup=False)
+    if not console.is_terminal:
+        yield lambda told: console.print(f"{told}{_time_left(told.seconds_left)}", soft_wrap=True)
+        return
+    with _bars(console) as shown:
+        task = shown.add_task("starting", total=None)
+
+        def show(told: "SweepProgress") -> None:
+            text = f"{told}{_time_left(told.seconds_left)}"
+            shown.update(task, total=told.total, completed=told.done, description=text)
+
+        yield show
+
+
+def _time_left(seconds: float | None) -> str:
+    "Such as `, 3 min left`."
+    if not seconds:
+        return ""
+    return f", {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"
+
 # %% ../nbs/api/cli.ipynb #c1930d9e
 def _compare(
     asked: argparse.Namespace,
@@ -684,6 +744,39 @@ def _parser() -> argparse.ArgumentParser:
     work = command("work", _work, "train what a run folder asks for; `train` starts it in the background")
     work.add_argument("folder", metavar="FOLDER", help="of the run")
     command("runs", _runs, "list runs, the newest first")
+    swept = command(
+        "sweep", _sweep, "make all runs of a plan, or go on with a sweep; the last line is its folder"
+    )
+    swept.add_argument("plan", metavar="PLAN", help="a YAML file, or the folder of a sweep")
+    swept.add_argument(
+        "--out", metavar="DIR", help="folder of the sweep (default: one of the plan's name in runs_dir)"
+    )
+    swept.add_argument(
+        "--workers", type=int, default=0, help="runs at a time (default: one a card, or one for four cores)"
+    )
+    swept.add_argument(
+        "--cluster",
+        default="",
+        metavar="WHERE",
+        help="a Dask scheduler's address, or a YAML file for dask-jobqueue",
+    )
+    swept.add_argument("--retry", action="store_true", help="begin failed runs again")
+    swept.add_argument(
+        "--changed", action="store_true", help="the plan or a template was changed, and that is meant"
+    )
+    swept.add_argument(
+        "--keep",
+        type=int,
+        default=0,
+        metavar="N",
+        help="finished runs that keep notebook and weights (default: all)",
+    )
+    swept.add_argument(
+        "--gigabytes", type=float, default=0.0, help="thin the oldest finished runs beyond this size"
+    )
+    swept.add_argument("--yes", action="store_true", help="however many runs there are")
+    swept.add_argument("--status", action="store_true", help="only say how the runs of DIR are")
+    swept.add_argument("--cancel", action="store_true", help="end the sweep that is at work in DIR")
     compared = command("compare", _compare, "which of several runs is better, and can that be told?")
     compared.add_argument(
         "runs",

@@ -16,6 +16,7 @@ BENCHMARKS = (
     "data_view",
     "monitoring",
     "ranking",
+    "sweep",
 )
 
 

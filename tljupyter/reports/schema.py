@@ -161,7 +161,7 @@ def _converted(
     if parameter.annotation.startswith("list[dict]"):
         return adapter.validate_json(value if value.strip() else "[]")
     if parameter.annotation.startswith("list["):
-        return adapter.validate_python(_list_of(value))
+        return adapter.validate_python(_list_of(value, parameter.annotation == "list[str]"))
     if "Literal[" in parameter.annotation:
         return adapter.validate_python(_choice(parameter, value))
     return adapter.validate_python(value)
@@ -169,13 +169,16 @@ def _converted(
 
 def _list_of(
     text: str,  # such as `5,10` or `[5, 10]`
+    words: bool = False,  # whether 5 is a word, too
 ) -> list[Any]:
     "The items of a list that was typed."
+    typed = [item.strip(" '\"") for item in text.strip("[] ").split(",") if item.strip()]
     try:
         items = ast.literal_eval(text)
-        return list(items) if isinstance(items, (list, tuple)) else [items]
     except (ValueError, SyntaxError):
-        return [item.strip() for item in text.strip("[] ").split(",") if item.strip()]
+        return typed
+    items = list(items) if isinstance(items, (list, tuple)) else [items]
+    return typed if words and not all(isinstance(item, str) for item in items) else items
 
 
 def _choice(

@@ -20,7 +20,15 @@ from filelock import FileLock, Timeout
 
 from .. import __version__
 from ..refusals import Refusal
-from .files import RESERVE, RESERVE_BYTES, append_line, plain, read_lines, write_json
+from tljupyter.runs.files import (
+    RESERVE,
+    RESERVE_BYTES,
+    append_line,
+    is_half_written,
+    plain,
+    read_lines,
+    write_json,
+)
 from .parts import Key, Parts
 from .status import ENDS, State, Status, own_status, read_status, told_status, write_status
 
@@ -48,7 +56,11 @@ def _refuse_foreign(
     path: Path,  # of a folder that exists
 ) -> None:
     "Refuse a folder with files that are not those of a run."
-    others = sorted(file.name for file in path.iterdir() if file.name not in (".lock", RESERVE))
+    others = sorted(
+        file.name
+        for file in path.iterdir()
+        if file.name not in (".lock", RESERVE) and not is_half_written(file.name)
+    )
     if others and not (path / "params.json").exists():
         raise Refusal(f"{path}: holds other files ({', '.join(others[:3])}). Choose a new or empty folder.")
 

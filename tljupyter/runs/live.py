@@ -234,9 +234,10 @@ def start_apart(
     words: Sequence[str],  # after `python -m`
     output: IO[bytes],  # gets all that is printed
     settings: Settings,
+    environment: Mapping[str, str] | None = None,  # further variables
 ) -> subprocess.Popen[bytes]:
     "A process that outlives this one, with the same settings."
-    environment = settings.environment() | {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
+    told = settings.environment() | {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
     apart: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         apart = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -245,7 +246,7 @@ def start_apart(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **environment},
+        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **told, **(environment or {})},
         **apart,
     )
 

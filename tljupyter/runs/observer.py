@@ -327,6 +327,9 @@ class RunObserver:
     def _write(self, all: bool = False) -> None:
         "Write what was heard, and now and then the status."
         rows, moment = [], time.monotonic()
+        answered = "state" in self._news or any(isinstance(heard, dict) for heard in self._heard.copy())
+        if not (all or answered or moment - self._arm.written >= LINE_EVERY):
+            return
         for _ in range(len(self._heard)):
             heard = self._heard.popleft()
             rows += [heard] if isinstance(heard, dict) else self._rows(*heard)

@@ -9,6 +9,7 @@ __all__ = ['State', 'ENDS', 'Status', 'now', 'as_written', 'own_status', 'write_
 
 # %% ../../nbs/api/runs/status.ipynb #eecdc395
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -62,7 +63,14 @@ def as_written(
     moment: float,  # seconds since 1970, as `time.time` gives them
 ) -> str:
     "A time as it is written in a run folder."
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    milliseconds = int(moment * 1000)
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
+@functools.lru_cache(maxsize=8)
+def _second(whole: int) -> str:
+    "A training of short epochs writes hundreds of times in a second; the date is written once."
+    return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def own_status(
