@@ -92,9 +92,12 @@ def test_lung_xray_on_real_films(tmp_path, data_dir):
         "backbone=squeezenet1_0",
         "budgets=5",
         "engine=eager",
+        "subgroup_columns=[subtype]",
     )
     code, _, errors = report("lung_xray", tmp_path / "run", *parameters)
     assert code == 0, errors
+    (said,) = json.loads((tmp_path / "run" / "model.json").read_text())["about"]["subgroups"]
+    assert said.startswith("subtype: Worst group: "), said
     results, predictions = made(tmp_path / "run")
     assert {row["metric"] for row in results["comparisons"]} >= {"balanced_accuracy", "accuracy", "auc"}
     means = {row["arm"]: row["mean"] for row in results["arms"] if row["metric"] == "balanced_accuracy"}
