@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from ..evidence.arms import FROM_SCRATCH, LINEAR_PROBE, MAJORITY, TARGET_ONLY
 from ..refusals import Refusal, nearest
 
 # %% ../../nbs/api/figures/words.ipynb #7e0b2b57
@@ -116,6 +117,7 @@ METRIC_NAMES: Final[Mapping[str, str]] = {
     "brier": "Brier score",
     "adaptive_calibration_error": "calibration error",
     "overfitting_gap": "over-fitting gap",
+    "ndcg": "NDCG",
 }
 
 
@@ -138,6 +140,11 @@ def select_comparisons(
     return sorted(found, key=lambda row: row["labels_per_class"])
 
 
+_USUAL: Final = frozenset(
+    {MAJORITY, FROM_SCRATCH, TARGET_ONLY, LINEAR_PROBE}
+)  # a gain over these is transfer's
+
+
 def verdict_sentences(
     comparisons: Sequence[
         Mapping[str, Any]
@@ -147,9 +154,11 @@ def verdict_sentences(
     budgets: dict[str, list[int]] = {}
     for row in comparisons:
         budgets.setdefault(row["verdict"], []).append(row["labels_per_class"])
+    usual = {row.get("baseline", FROM_SCRATCH) for row in comparisons} <= _USUAL
+    said = {"helps": "Transfer helps" if usual else "Better", "hurts": "Transfer hurts" if usual else "Worse"}
     sentences: list[str] = []
     for verdict, at in budgets.items():
-        subject = f"Transfer {verdict}" if verdict in ("helps", "hurts") else verdict.capitalize()
+        subject = said.get(verdict, verdict.capitalize())
         unit = "" if sentences else " label a class" if at == [1] else " labels a class"
         sentences.append(f"{shape(verdict)} {subject} at {listed(at)}{unit}.")
     return sentences
