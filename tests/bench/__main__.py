@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import time
 from dataclasses import fields
@@ -35,7 +36,7 @@ def main() -> int:
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}")
     options = Options(**given)
     start = time.perf_counter()
-    results = {name: run(name, options) for name in names}
+    results = {name: (run if len(names) == 1 else run_apart)(name, options) for name in names}
     report = facts(options, time.perf_counter() - start) | {
         "benchmarks": {name: [row.to_dict() for row in rows] for name, rows in results.items()}
     }
@@ -53,6 +54,14 @@ def run(name: str, options: Options) -> list[Row]:
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
     print(f"{name} …", file=sys.stderr, flush=True)
     return importlib.import_module(f"tests.bench.{name}").measure(options)
+
+
+def run_apart(name: str, options: Options) -> list[Row]:
+    "One benchmark of several, in a process of its own: what others loaded and left behind would be measured, too."
+    flags = [f"--{field.name.replace('_', '-')}={getattr(options, field.name)}" for field in fields(options)]
+    command = [sys.executable, "-m", "tests.bench", name, "--json", *flags]
+    told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout)["benchmarks"][name]
+    return [Row(**{field.name: row[field.name] for field in fields(Row)}) for row in told]
 
 
 def facts(options: Options, seconds: float) -> dict[str, object]:
