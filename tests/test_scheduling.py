@@ -59,7 +59,7 @@ class Hub:
         asked |= {"parameters": parameters or {}, "runtime_environment_parameters": {}}
         environment = self.ask("/scheduler/runtime_environments")[0]["name"]
         name = self.ask("/scheduler/jobs", asked | {"runtime_environment_name": environment})["job_id"]
-        end = time.monotonic() + 180
+        end = time.monotonic() + 400
         # A job is written down as STOPPED until its process begins.
         while (job := self.ask(f"/scheduler/jobs/{name}"))["status"] not in ("COMPLETED", "FAILED"):
             assert time.monotonic() < end, job
@@ -72,7 +72,7 @@ class Hub:
             self.url + f"/scheduler/jobs/{job['job_id']}/download_files", headers={"Authorization": "token x"}
         )
         urllib.request.urlopen(request, timeout=60).read()
-        end, paths = time.monotonic() + 60, {}
+        end, paths = time.monotonic() + 180, {}
         while not {"html", "ipynb"} <= paths.keys():  # they are copied by another process
             assert time.monotonic() < end, paths
             time.sleep(0.3)
@@ -89,7 +89,7 @@ def hub(tmp_path_factory) -> Iterator[Hub]:
     plain.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(plain, folder / "plain.ipynb")
     hub = Hub(folder)
-    end = time.monotonic() + 90
+    end = time.monotonic() + 400
     while True:
         try:
             hub.ask("/scheduler/runtime_environments")
