@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..backbones.functions import onnx_session
 from ..refusals import Refusal, nearest
 
 # %% ../../nbs/api/features/engines.ipynb #fcc05d4c
@@ -113,15 +114,8 @@ def _exported(module: nn.Module, example: torch.Tensor) -> bytes:
 
 
 def _session(model: bytes) -> Forward:
-    "An onnxruntime session with as many threads as PyTorch uses."
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4
-    # Threads that spin while they wait would take the cores from those that decode images.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    "An ONNX model as a function of a batch."
+    session = onnx_session(model)
     name = session.get_inputs()[0].name
     return lambda batch: session.run(None, {name: batch})[0]
 
